@@ -1,0 +1,1 @@
+"""attnlib: transformers composed from attention parts."""
