@@ -1,0 +1,1 @@
+"""Seeing what attention did: maps of weights, the page that shows them, figures for papers."""

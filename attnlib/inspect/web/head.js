@@ -1,0 +1,270 @@
+// One head in full: one canvas the size of the window over a sheet that scrolls, so that any length costs the same to draw.
+const view = { map: null, h: 0, x: 0, y: 0, held: false, cell: 0, fitted: true, image: null, axis: { left: 0, top: 0, over: 0 }, due: false };
+const slant = 55 * Math.PI / 180;
+const font = (size, bold) => `${bold ? 600 : 400} ${size}px ${getComputedStyle(document.body).fontFamily}`;
+
+const tokensOf = side => page.texts[view.map.texts[side]];
+// The tokens that row or column `at` stands for: one, or those of a tile.
+function spanOf(side, at) {
+  const tokens = tokensOf(side), step = view.map.steps[side], first = at * step, last = Math.min(first + step, tokens.length) - 1;
+  return { first, last, text: first === last ? tokens[first] : `${short(tokens[first], 10)} … ${short(tokens[last], 10)}`, place: first === last ? String(first) : `${first}–${last}` };
+}
+const valueAt = (y, x) => view.values[y * view.map.shape[2] + x];
+
+async function showHead(index, h) {
+  const before = view.map, map = page.maps[index];
+  await weights(map);
+  const same = before && before.texts.join() === map.texts.join() && before.shape[1] === map.shape[1];
+  Object.assign(view, { map, h, index, values: headOf(map, h), image: null });
+  if (!same) Object.assign(view, { x: 0, y: 0, held: false, fitted: true });
+  const group = page.groups.find(one => one.maps.includes(index)), layers = group.maps.indexOf(index);
+  $("where").textContent = group.label;
+  $("layer").textContent = map.layer === null ? map.name : `layer ${map.layer}`;
+  $("nth").textContent = `head ${h}`;
+  $("layer-").disabled = layers === 0;
+  $("layer+").disabled = layers === group.maps.length - 1;
+  $("head-").disabled = h === 0;
+  $("head+").disabled = h === map.shape[0] - 1;
+  $("plot").setAttribute("aria-label", `${map.name}, head ${h}: ${count(map.shape[1], "row")} of queries, ${count(map.shape[2], "column")} of keys`);
+  if (!same) buildReading();
+  measure();
+  if (!same) best();
+  choose(view.y, view.x);
+}
+
+// The widths of both axes from their longest labels, the size of a cell, and of the sheet.
+function measure() {
+  const { map, axis } = view, plot = $("plot"), context = $("map").getContext("2d");
+  const split = $("split"), beside = getComputedStyle(split).gridTemplateColumns.includes(" "), side = beside ? split.lastElementChild.offsetWidth + 30 : 0;
+  const most = split.clientWidth - side, room = Math.max(beside ? 260 : innerHeight * .6, innerHeight - split.getBoundingClientRect().top - scrollY - 26);
+  document.documentElement.style.setProperty("--room", `${room}px`);
+  context.font = font(12.5);
+  const widest = (side, n) => {
+    let most = 20;
+    for (let i = 0; i < Math.min(n, 600); i++) most = Math.max(most, context.measureText(short(spanOf(side, i).text)).width);
+    return most;
+  };
+  const keys = widest(1, map.shape[2]), ten = context.measureText("0").width;
+  axis.digits = ten * String(tokensOf(0).length).length;
+  axis.left = Math.ceil(widest(0, map.shape[1]) + axis.digits + 30);
+  axis.top = Math.ceil(keys * Math.sin(slant) + 36);
+  axis.over = Math.ceil(keys * Math.cos(slant) + 10);
+  const fit = Math.min((most - 2 - axis.left - axis.over) / map.shape[2], (room - 2 - axis.top - 12) / map.shape[1]);
+  if (view.fitted) view.cell = clamp(fit, Math.max(...map.shape.slice(1)) > 160 ? Math.min(2, fit) : 15, 52);
+  view.cell = view.cell > 3 ? Math.floor(view.cell) : view.cell;
+  const wide = axis.left + map.shape[2] * view.cell + axis.over, high = axis.top + map.shape[1] * view.cell + 12;
+  Object.assign($("sheet").style, { width: `${wide}px`, height: `${high}px` });
+  const bars = [high + 2 > room ? 16 : 0, wide + 2 > most ? 16 : 0];  // where a scroll bar will stand
+  Object.assign(plot.style, { width: `${Math.min(most, wide + 2 + bars[0])}px`, height: `${Math.min(room, high + 2 + bars[1])}px` });
+  redraw();
+}
+
+function redraw() {
+  if (view.due || !view.map) return;
+  view.due = true;
+  requestAnimationFrame(() => { view.due = false; if (!$("head").hidden) draw(); });
+}
+
+function draw() {
+  const { map, axis, cell } = view, plot = $("plot"), canvas = $("map"), dots = devicePixelRatio, style = getComputedStyle(plot);
+  const wide = plot.clientWidth, high = plot.clientHeight, paper = style.backgroundColor, ink = style.color;
+  if (canvas.width !== Math.round(wide * dots) || canvas.height !== Math.round(high * dots)) {
+    Object.assign(canvas, { width: Math.round(wide * dots), height: Math.round(high * dots) });
+    Object.assign(canvas.style, { width: `${wide}px`, height: `${high}px` });
+  }
+  const c = canvas.getContext("2d"), left = axis.left - plot.scrollLeft, top = axis.top - plot.scrollTop;
+  const [, rows, columns] = map.shape, soft = getComputedStyle($("summary")).color;
+  c.setTransform(dots, 0, 0, dots, 0, 0);
+  c.clearRect(0, 0, wide, high);
+  c.save();
+  c.beginPath(); c.rect(axis.left - 5, axis.top - 5, wide, high); c.clip();
+  view.image ??= paint(map, view.h);
+  const x0 = clamp(Math.floor(-(left - axis.left) / cell), 0, columns - 1), y0 = clamp(Math.floor(-(top - axis.top) / cell), 0, rows - 1);
+  const x1 = Math.min(columns, Math.ceil((wide - left) / cell)), y1 = Math.min(rows, Math.ceil((high - top) / cell));
+  c.imageSmoothingEnabled = cell * dots < 1;
+  c.drawImage(view.image, x0, y0, x1 - x0, y1 - y0, left + x0 * cell, top + y0 * cell, (x1 - x0) * cell, (y1 - y0) * cell);
+  if (cell >= 9) rule(c, paper, left, top, x0, y0, x1, y1);
+  if (cell >= 34) figures(c, left, top, x0, y0, x1, y1);
+  c.strokeStyle = markColour(); c.lineWidth = 1.25;
+  const cx = left + view.x * cell, cy = top + view.y * cell, ring = cell < 8 ? 4 : 1;  // around a small cell, not over it
+  if (cell < 8) {
+    for (const [x, y, w, h] of [[left, cy + cell / 2 - .5, cx - ring - left, 1], [cx + cell + ring, cy + cell / 2 - .5, left + columns * cell - cx - cell - ring, 1],
+      [cx + cell / 2 - .5, top, 1, cy - ring - top], [cx + cell / 2 - .5, cy + cell + ring, 1, top + rows * cell - cy - cell - ring]]) {
+      c.fillStyle = markColour();
+      c.fillRect(x, y, Math.max(w, 0), Math.max(h, 0));
+    }
+  } else {
+    c.strokeRect(left - 4, cy - .5, columns * cell + 8, cell + 1);
+    c.strokeRect(cx - .5, top - 4, cell + 1, rows * cell + 8);
+  }
+  c.lineWidth = view.held ? 3.5 : 2.25;
+  c.strokeRect(cx - ring, cy - ring, cell + 2 * ring, cell + 2 * ring);
+  c.restore();
+  labels(c, { wide, high, left, top, ink, soft, rows, columns });
+}
+
+const markColour = () => look.theme === "dark" ? "#ff9d5c" : "#b3470f";
+
+function rule(c, paper, left, top, x0, y0, x1, y1) {
+  c.fillStyle = paper;
+  for (let x = x0; x <= x1; x++) c.fillRect(left + x * view.cell - .5, top + y0 * view.cell, 1, (y1 - y0) * view.cell);
+  for (let y = y0; y <= y1; y++) c.fillRect(left + x0 * view.cell, top + y * view.cell - .5, (x1 - x0) * view.cell, 1);
+}
+
+function figures(c, left, top, x0, y0, x1, y1) {
+  const limit = ceiling(view.map, view.h);
+  Object.assign(c, { font: font(11), textAlign: "center", textBaseline: "middle", direction: "ltr" });
+  for (let y = y0; y < y1; y++) for (let x = x0; x < x1; x++) {
+    const w = valueAt(y, x);
+    if (w < .005) continue;
+    c.fillStyle = inkOn(colour(w, limit));
+    c.fillText(w >= .995 ? w.toFixed(1) : w.toFixed(2).replace(/^0/, ""), left + (x + .5) * view.cell, top + (y + .5) * view.cell + .5);
+  }
+}
+
+function labels(c, { wide, high, left, top, ink, soft, rows, columns }) {
+  const { axis, cell } = view, every = [13, 15].map(least => Math.max(1, Math.ceil(least / cell))), size = clamp(cell * .8, 11, 12.5);
+  const write = (side, at, x, y) => {
+    const span = spanOf(side, at), chosen = at === (side ? view.x : view.y);
+    c.font = font(size, chosen);
+    c.fillStyle = chosen ? markColour() : ink;
+    c.direction = rightToLeft.test(span.text) ? "rtl" : "ltr";
+    c.textAlign = side ? "left" : "right";
+    c.fillText(short(span.text), x, y);
+    if (side) return;
+    c.font = font(10);
+    if (!chosen) c.fillStyle = soft;
+    c.direction = "ltr";
+    c.fillText(span.first, 10 + axis.digits, y);
+  };
+  const shown = (side, at, chosen) => at === chosen || (at % every[side] === 0 && Math.abs(at - chosen) * cell >= 12);
+  c.textBaseline = "middle";
+  c.save();
+  c.beginPath(); c.rect(0, axis.top - 6, axis.left, high); c.clip();
+  for (let y = 0; y < rows; y++) {
+    const at = top + (y + .5) * cell;
+    if (at > axis.top - 8 && at < high + 8 && shown(0, y, view.y)) write(0, y, axis.left - 9, at + .5);
+  }
+  c.restore();
+  for (let x = 0; x < columns; x++) {
+    const at = left + (x + .5) * cell;
+    if (at < axis.left || at > wide + 8 || !shown(1, x, view.x)) continue;
+    c.save();
+    c.translate(at, axis.top - 8);
+    c.rotate(-slant);
+    write(1, x, 0, 0);
+    c.restore();
+  }
+  Object.assign(c, { font: font(10.5), fillStyle: soft, textAlign: "left", direction: "ltr" });
+  c.fillText("queries ↓", 10, axis.top - 12);
+  c.fillText("keys →", 10, axis.top - 28);
+}
+
+// Set the crosshair, and say what stands there.
+function choose(y, x, { scroll = false, speak = false } = {}) {
+  const { map, axis, cell } = view, plot = $("plot");
+  view.y = y = clamp(y, 0, map.shape[1] - 1);
+  view.x = x = clamp(x, 0, map.shape[2] - 1);
+  const w = valueAt(y, x), query = spanOf(0, y), key = spanOf(1, x), mean = map.steps.some(step => step > 1);
+  $("weight").textContent = (map.exact ? "" : "≈ ") + number(w, map.exact);
+  $("unit").textContent = (mean ? "mean weight of the tile" : "weight") + (view.held ? " · held, Enter releases" : "");
+  for (const [name, span] of [["query", query], ["key", key]])
+    $(name).replaceChildren(token(span.text), make("small", { textContent: span.place }));
+  listTop();
+  colourReading();
+  if (scroll) {
+    const [px, py] = [x * cell, y * cell], seenX = plot.clientWidth - axis.left - 30, seenY = plot.clientHeight - axis.top - 16;
+    if (px < plot.scrollLeft) plot.scrollLeft = px;
+    else if (px + cell > plot.scrollLeft + seenX) plot.scrollLeft = px + cell - seenX;
+    if (py < plot.scrollTop) plot.scrollTop = py;
+    else if (py + cell > plot.scrollTop + seenY) plot.scrollTop = py + cell - seenY;
+  }
+  if (speak) say(`Query ${query.place}, ${query.text}. Key ${key.place}, ${key.text}. ${mean ? "Mean weight" : "Weight"} ${number(w, map.exact)}.`);
+  redraw();
+}
+
+const rowOf = y => view.values.subarray(y * view.map.shape[2], (y + 1) * view.map.shape[2]);
+const best = () => { view.x = rowOf(view.y).indexOf(Math.max(...rowOf(view.y))); };
+
+function listTop() {
+  const row = rowOf(view.y), order = Array.from(row.keys()).filter(i => row[i] > 0).sort((a, b) => row[b] - row[a]).slice(0, 7), top = row[order[0]];
+  const subject = view.map.steps[0] > 1 ? "These queries take" : "This query takes";
+  $("most").textContent = `${subject} ${order.length ? "most from" : "nothing"}`;
+  $("top").replaceChildren(...order.map(i => {
+    const bar = make("b"), item = make("li", { onclick: () => { view.held = true; choose(view.y, i, { scroll: true }); } },
+      bar, token(short(spanOf(1, i).text, 24)), make("span", { textContent: number(row[i], view.map.exact) }));
+    bar.style.width = `${100 * row[i] / top}%`;
+    if (i === view.x) item.dataset.at = "";
+    return item;
+  }));
+}
+
+// The text itself, coloured by what the chosen query takes from each key.
+function buildReading() {
+  const section = $("reading"), [q, k] = view.map.texts;
+  section.replaceChildren();
+  view.spans = [null, null];
+  if (view.map.steps.some(step => step > 1) || view.map.shape[2] > 700 || view.map.shape[1] > 700) return;
+  const strip = (side, label) => {
+    const words = make("p", { className: "words", dir: directionOf(tokensOf(side)) });
+    view.spans[side] = tokensOf(side).map((text, i) => {
+      const span = token(text);
+      span.onclick = () => { view.held = true; side ? choose(view.y, i, { scroll: true }) : choose(i, view.x, { scroll: true }); };
+      words.append(span, make("wbr"));
+      return span;
+    });
+    section.append(make("h3", { textContent: label }), words);
+  };
+  if (q !== k) strip(0, "Queries: choose one");
+  strip(q === k ? 0 : 1, q === k ? "What it takes from the text" : "What it takes from the keys");
+  if (q === k) view.spans[1] = view.spans[0];
+}
+
+function colourReading() {
+  const [queries, keys] = view.spans, row = rowOf(view.y), top = ceiling(view.map, view.h);
+  keys?.forEach((span, i) => {
+    const paint = colour(row[i], top), blank = level(row[i], top) < 3;
+    span.style.background = blank ? "none" : `rgb(${paint})`;
+    span.style.color = blank ? "" : inkOn(paint);
+  });
+  queries?.forEach((span, i) => span.toggleAttribute("data-at", i === view.y));
+}
+
+function resize(factor) {
+  const plot = $("plot"), before = view.cell;
+  view.fitted = factor === 0;
+  if (factor) view.cell = clamp(Math.max(before * factor, before + Math.sign(factor - 1) * (before > 3 ? 1 : .2)), .5, 64);
+  measure();
+  plot.scrollLeft = (plot.scrollLeft + plot.clientWidth / 2 - view.axis.left) * view.cell / before - plot.clientWidth / 2 + view.axis.left;
+  plot.scrollTop = (plot.scrollTop + plot.clientHeight / 2 - view.axis.top) * view.cell / before - plot.clientHeight / 2 + view.axis.top;
+  choose(view.y, view.x, { scroll: true });
+}
+
+function headKey(event) {
+  const far = event.shiftKey ? 10 : 1, move = {
+    ArrowLeft: [0, -far], ArrowRight: [0, far], ArrowUp: [-far, 0], ArrowDown: [far, 0], PageUp: [-10, 0], PageDown: [10, 0],
+    Home: [event.ctrlKey ? -Infinity : 0, -Infinity], End: [event.ctrlKey ? Infinity : 0, Infinity],
+  }[event.key];
+  if (move) {
+    if (!event.target.closest?.("#plot")) return false;
+    choose(view.y + move[0], view.x + move[1], { scroll: true, speak: true });
+    return true;
+  }
+  const act = {
+    "[": () => turn(-1, 0), "]": () => turn(1, 0), ",": () => turn(0, -1), ".": () => turn(0, 1), Escape: close,
+    "+": () => resize(1.25), "=": () => resize(1.25), "-": () => resize(.8), 0: () => resize(0),
+    m: () => { best(); choose(view.y, view.x, { scroll: true, speak: true }); },
+    Enter: event.target.id === "plot" && (() => { view.held = !view.held; choose(view.y, view.x, { speak: true }); }),
+  }[event.key];
+  if (!act) return false;
+  act();
+  return true;
+}
+
+function pointAt(event) {
+  const plot = $("plot"), box = plot.getBoundingClientRect(), px = event.clientX - box.left - plot.clientLeft, py = event.clientY - box.top - plot.clientTop;
+  if (px < 0 || py < 0 || px > plot.clientWidth || py > plot.clientHeight) return null;
+  const x = Math.floor((px - view.axis.left + plot.scrollLeft) / view.cell), y = Math.floor((py - view.axis.top + plot.scrollTop) / view.cell);
+  const inX = px >= view.axis.left && x < view.map.shape[2], inY = py >= view.axis.top && y < view.map.shape[1];
+  return inX || inY ? [inY ? y : view.y, inX ? x : view.x] : null;  // on an axis, one of the two stays
+}
