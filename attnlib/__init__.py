@@ -1,1 +1,68 @@
-"""attnlib: transformers composed from attention parts."""
+"""attnlib: transformers composed from attention parts.
+
+model = attnlib.build("tiny/gpt")              # a spec, a dict or a YAML file -> an ordinary nn.Module
+attnlib.save(model, "folder"); attnlib.load("folder")
+attnlib.attend(q, k, v, mask=Causal() & Window(before=128))
+attnlib.generate(model, [[1, 2, 3]])
+"""
+
+from attnlib.attention.biases import ALiBi, ScoreTerm, Shaw, T5Relative
+from attnlib.attention.functional import attend
+from attnlib.attention.masks import (
+    Causal,
+    Chunk,
+    Everything,
+    Explicit,
+    First,
+    Global,
+    Mask,
+    Prefix,
+    SameSegment,
+    Window,
+    picture,
+)
+from attnlib.attention.rotary import Rotary
+from attnlib.attention.scores import ScoreRule, Softmax, SoftmaxSink
+from attnlib.attention.softmax import SoftmaxAttention
+from attnlib.errors import AttnlibError
+from attnlib.layout import Layout
+from attnlib.models.decoder import Decoder
+from attnlib.models.encoder import Encoder
+from attnlib.models.encoder_decoder import EncoderDecoder
+from attnlib.nn.feed_forward import Dense, Gated
+from attnlib.nn.norms import LayerNorm, RMSNorm
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALiBi",
+    "AttnlibError",
+    "Causal",
+    "Chunk",
+    "Decoder",
+    "Dense",
+    "Encoder",
+    "EncoderDecoder",
+    "Everything",
+    "Explicit",
+    "First",
+    "Gated",
+    "Global",
+    "LayerNorm",
+    "Layout",
+    "Mask",
+    "Prefix",
+    "RMSNorm",
+    "Rotary",
+    "SameSegment",
+    "ScoreRule",
+    "ScoreTerm",
+    "Shaw",
+    "Softmax",
+    "SoftmaxAttention",
+    "SoftmaxSink",
+    "T5Relative",
+    "Window",
+    "attend",
+    "picture",
+]

@@ -79,9 +79,7 @@ def _data(maps: Sequence[AttentionMap]) -> dict[str, Any]:
         label, layer = one.place
         groups.setdefault(label, []).append(index)
         q, k = (texts.setdefault(tuple(map(visible, t)), len(texts)) for t in (one.query_tokens, one.key_tokens))
-        entries.append(
-            {"name": visible(one.name), "layer": layer, "texts": [q, k], **_weights(one.weights, side, exact)}
-        )
+        entries.append({"name": visible(one.name), "layer": layer, "texts": [q, k], **_weights(one.weights, side, exact)})
     return {
         "texts": [list(text) for text in texts],
         "groups": [{"label": label, "maps": members} for label, members in groups.items()],
@@ -129,8 +127,7 @@ def tiles(weights: Array, rows: int, columns: int) -> Array:
     starts = [np.arange(0, size, step) for size, step in zip(weights.shape[1:], (rows, columns), strict=True)]
     counts = [np.diff(np.append(s, size)) for s, size in zip(starts, weights.shape[1:], strict=True)]
     heads = [  # one head at a time: sums of a long map in float32 should not all live at once
-        np.add.reduceat(np.add.reduceat(head, starts[0], axis=0, dtype=np.float32), starts[1], axis=1)
-        for head in weights
+        np.add.reduceat(np.add.reduceat(head, starts[0], axis=0, dtype=np.float32), starts[1], axis=1) for head in weights
     ]
     means: Array = np.stack(heads) / (counts[0][:, None] * counts[1][None, :])  # the last tiles are smaller
     return means

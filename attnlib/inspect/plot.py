@@ -133,9 +133,7 @@ def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UsageError(
-            "figure", "matplotlib is not installed", "PNG needs it", "pip install 'attnlib[plots]'"
-        ) from error
+        raise UsageError("figure", "matplotlib is not installed", "PNG needs it", "pip install 'attnlib[plots]'") from error
     return Figure(figsize=(width, height), facecolor="white")
 
 

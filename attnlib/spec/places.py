@@ -124,9 +124,7 @@ class FieldError(ValueError):
 
     def __init__(self, field: str, fact: str, wish: str = "", hint: str = "") -> None:
         self.field, self.fact, self.wish, self.hint = field, fact, wish, hint
-        super().__init__(
-            f"{field}: {', '.join(part for part in (fact, wish) if part)}" + (f" ({hint})" if hint else "")
-        )
+        super().__init__(f"{field}: {', '.join(part for part in (fact, wish) if part)}" + (f" ({hint})" if hint else ""))
 
     def __reduce__(self) -> Any:
         return type(self), (self.field, self.fact, self.wish, self.hint)

@@ -1,0 +1,124 @@
+"""What a backend is handed, and what it must answer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from attnlib.attention.biases import ScoreTerm
+from attnlib.attention.scores import ScoreRule
+from attnlib.attention.visibility import Visibility
+
+
+class AttentionCall:
+    """One application of attention: who sees whom, how scores become weights, and the dropout of the weights."""
+
+    __slots__ = ("dropout", "parts", "rule", "terms", "visibility")
+
+    def __init__(
+        self, visibility: Visibility, rule: ScoreRule, dropout: float = 0.0, shared: tuple[ScoreTerm, ...] = ()
+    ) -> None:
+        self.visibility, self.rule, self.dropout = visibility, rule, dropout
+        own = tuple(rule.terms) if "term" in rule.parts else ()
+        self.terms: tuple[ScoreTerm, ...] = own + shared  # type: ignore[assignment]
+        self.parts = rule.parts | {"term"} if shared else rule.parts
+
+    def bind(self, q: Tensor, k: Tensor) -> list[tuple[Tensor, ...]]:
+        """The tensors of every term, projected once for the whole call."""
+        return [term.tensors(q, k) for term in self.terms]
+
+    def added(self, bound: list[tuple[Tensor, ...]], rows: slice = slice(None), keys: slice = slice(None)) -> Tensor | None:
+        """[B|1, H|1, Q, K] the sum of the terms in a tile; None without terms."""
+        total: Tensor | None = None
+        for term, tensors in zip(self.terms, bound):
+            value = _tile(term, tensors, self.visibility, rows, keys)
+            total = value if total is None else total + value
+        return total
+
+    def bias(self, q: Tensor, k: Tensor) -> Tensor | None:
+        """[B|1, H|1, Q, K] the terms made whole, once a forward when none reads q or k."""
+        if not self.terms:
+            return None
+        if not all(term.static for term in self.terms):
+            return self.added(self.bind(q, k))
+        key = ("bias", *map(id, self.terms))
+        memo = self.visibility.memo
+        if key not in memo:
+            memo[key] = self.added(self.bind(q, k))
+        return memo[key]  # type: ignore[no-any-return]
+
+
+class Backend:
+    """Computes attention as the reference defines it, or refuses with a reason. Subclasses name themselves.
+
+    name:      how a config asks for it.
+    automatic: where it stands when nobody asks: lower first; None = only on request.
+    """
+
+    name: ClassVar[str] = ""
+    automatic: ClassVar[int | None] = None
+
+    def refuses(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> str | None:
+        """Why this call cannot be done, from static facts only; None = it can."""
+        raise NotImplementedError
+
+    def suits(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> bool:
+        """Whether it is the better choice where it can, from static facts only."""
+        return True
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
+        """q [B, H, Q, D], k [B, G, K, D], v [B, G, K, Dv], G divides H -> [B, H, Q, Dv]."""
+        raise NotImplementedError
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            _known[cls.name] = cls()
+
+    @staticmethod
+    def known() -> dict[str, Backend]:
+        """Every backend by name, those of user modules included."""
+        return dict(_known)
+
+
+_known: dict[str, Backend] = {}
+
+
+def _tile(term: ScoreTerm, tensors: tuple[Tensor, ...], sight: Visibility, rows: slice, keys: slice) -> Tensor:
+    q, k = sight.q, sight.k
+    qc, kc = q.coordinates("q", rows, sight.heads), k.coordinates("k", keys, sight.heads)
+    if not (term.relative and q.is_dense and k.is_dense):
+        return term.score(tensors, qc, kc)
+    # distances only: Q + K - 1 values, laid out along the diagonals
+    queries, keys_in = qc.position.shape[2], kc.position.shape[3]
+    if queries == 1:
+        return term.score(tensors, qc, kc)
+    lowest = kc.position[..., :1] - qc.position[:, :, -1:]  # [1, 1, 1, 1]
+    distance = lowest + torch.arange(queries + keys_in - 1, device=q.device)
+    line = term.score(tensors, qc._replace(position=torch.zeros_like(lowest)), kc._replace(position=distance))
+    return diagonals(line[:, :, 0], queries)
+
+
+def diagonals(line: Tensor, rows: int) -> Tensor:
+    """[..., R + K - 1] values by distance -> [..., R, K] with cell (r, c) = line[R - 1 - r + c]."""
+    return _Diagonals.apply(line, rows)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Diagonals(torch.autograd.Function):
+    """A strided view forward, a sum over skewed rows backward: far cheaper than indexing each pair."""
+
+    @staticmethod
+    def forward(ctx: Any, line: Tensor, rows: int) -> Tensor:
+        ctx.rows = rows
+        columns = line.shape[-1] - rows + 1
+        # row r of the skewed buffer starts at rows-1-r: the last window first, then flipped
+        return line.unfold(-1, columns, 1).flip(-2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        rows, columns = grad.shape[-2:]
+        padded = torch.nn.functional.pad(grad.flip(-2), (0, rows))  # [..., R, K + R]
+        skewed = padded.flatten(-2)[..., : rows * (columns + rows - 1)]
+        return skewed.unflatten(-1, (rows, columns + rows - 1)).sum(-2), None

@@ -1,0 +1,156 @@
+"""attend: attention as a function of tensors, for those who bring their own modules."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnlib.attention.backends.choose import choose
+from attnlib.attention.backends.protocol import AttentionCall, Backend
+from attnlib.attention.biases import GivenBias, ScoreTerm
+from attnlib.attention.masks import Causal, Everything, Given, Mask
+from attnlib.attention.scope import Scope
+from attnlib.attention.scores import Normaliser, ScoreRule
+from attnlib.attention.visibility import Visibility
+from attnlib.errors import LayoutError, UsageError
+from attnlib.layout import Layout
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    mask: Mask | Tensor | None = None,
+    layout: Layout | None = None,
+    key_layout: Layout | None = None,
+    softcap: float | None = None,
+    terms: Sequence[ScoreTerm] = (),
+    normaliser: Normaliser | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """softmax(softcap(q k^T * scale + terms)) v over the keys that `mask` lets each query see.
+
+    q: [.., H, Q, D]; k: [.., G, K, D]; v: [.., G, K, Dv], G dividing H -> [.., H, Q, Dv]. Takes all that
+    `F.scaled_dot_product_attention` takes, with the same meaning (a boolean attn_mask is true where seen, a float one is
+    added; is_causal with Q != K aligns both starts); `enable_gqa` is accepted and not needed. It differs in what a query
+    that sees nothing gets: zeros, in value and gradient, in every backend.
+
+    mask: a Mask, or a tensor like attn_mask. layout, key_layout: where queries and keys stand (default: both from 0; with
+    one layout given and Q == K, keys stand there too). scale: default D^-0.5. softcap: c * tanh(scores / c).
+    dropout_p: of the weights, always applied, as in torch. backend: auto, reference, sdpa, flex, chunked, varlen.
+
+    Raises LayoutError for shapes that do not fit, BackendError where the backend asked for refuses.
+    """
+    if q.dim() != 4:
+        options: dict[str, Any] = {"scale": scale, "mask": mask, "layout": layout, "key_layout": key_layout}
+        options |= {"softcap": softcap, "terms": terms, "normaliser": normaliser, "backend": backend}
+        return _reshaped(q, k, v, attn_mask, dropout_p, is_causal, **options)
+    if attn_mask is not None:
+        if mask is not None or is_causal:
+            other = "mask" if mask is not None else "is_causal"
+            raise UsageError("attend", f"attn_mask and {other} are both given", "give one of them")
+        mask = attn_mask
+    bare = layout is None and key_layout is None and not terms and normaliser is None
+    if bare and not isinstance(mask, Tensor) and not torch.compiler.is_compiling():
+        return _plain(q, k, v, mask, dropout_p, is_causal, scale, softcap, backend)
+    pattern, given = _pattern(mask, is_causal)
+    rule = ScoreRule(scale=q.shape[-1] ** -0.5 if scale is None else scale, softcap=softcap, normaliser=normaliser,
+                     terms=[*terms, *given])  # fmt: skip
+    _check(q, k, v)
+    own = Layout.dense(q.shape[0], q.shape[2], device=q.device) if layout is None else layout
+    if key_layout is None:
+        same = layout is not None and k.shape[2] == q.shape[2]
+        key_layout = own if same else Layout.dense(k.shape[0], k.shape[2], device=k.device)
+    _check_layout("layout", own, q)
+    _check_layout("key_layout", key_layout, k)
+    call = AttentionCall(Visibility(pattern, own, key_layout, q.shape[1]), rule, dropout_p)
+    return _through_door(q, k, v, call, choose(q, k, v, call, backend))
+
+
+_recent: OrderedDict[tuple[Any, ...], tuple[Backend, AttentionCall]] = OrderedDict()
+
+
+def _plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Any,
+    dropout: float,
+    causal: bool,
+    scale: float | None,
+    softcap: Any,
+    name: str,
+) -> Tensor:
+    """Dense and without parts of its own: all that does not read values is decided once for each kind of call."""
+    key = (q.shape, k.shape, v.shape, q.dtype, q.device, mask, dropout, causal, scale, softcap, name,
+           torch.is_grad_enabled(), q.requires_grad)  # fmt: skip
+    found = _recent.get(key)
+    if found is None:
+        _check(q, k, v)
+        rule = ScoreRule(scale=q.shape[-1] ** -0.5 if scale is None else scale, softcap=softcap)
+        own = Layout.dense(q.shape[0], q.shape[2], device=q.device)
+        keys = own if k.shape[2] == q.shape[2] else Layout.dense(k.shape[0], k.shape[2], device=k.device)
+        call = AttentionCall(Visibility(_pattern(mask, causal)[0], own, keys, q.shape[1]), rule, dropout)
+        found = _recent[key] = choose(q, k, v, call, name), call
+        while len(_recent) > 256:
+            _recent.popitem(last=False)
+    return _through_door(q, k, v, found[1], found[0])
+
+
+def _through_door(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, backend: Backend) -> Tensor:
+    door = Scope.open_door()
+    if door is None:
+        return backend(q, k, v, call)
+    return door("attend", q, k, v, call, lambda: backend(q, k, v, call))
+
+
+def _pattern(mask: Mask | Tensor | None, is_causal: bool) -> tuple[Mask, list[ScoreTerm]]:
+    """The mask as a pattern, and as a term what a float tensor adds."""
+    terms: list[ScoreTerm] = []
+    if isinstance(mask, Tensor):
+        table = mask[(None,) * (4 - mask.dim())]
+        if mask.dtype == torch.bool:
+            mask = Given(table)
+        else:
+            mask, terms = None, [GivenBias(table)]
+    pattern = mask if mask is not None else Everything()
+    return pattern & Causal() if is_causal else pattern, terms
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if k.dim() != 4 or v.dim() != 4 or q.shape[0] != k.shape[0] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
+        raise LayoutError("attend", shapes, "must be [B, H, Q, D], [B, G, K, D] and [B, G, K, Dv]")
+    if not k.shape[1] or q.shape[1] % k.shape[1]:
+        raise LayoutError("attend", shapes, f"key-value heads ({k.shape[1]}) must divide query heads ({q.shape[1]})")
+
+
+def _check_layout(name: str, layout: Layout, x: Tensor) -> None:
+    if (layout.batch, layout.tokens) != (x.shape[0], x.shape[2]):
+        raise LayoutError(name, f"is for {(layout.batch, layout.tokens)}", f"the tensor has {(x.shape[0], x.shape[2])}")
+
+
+def _reshaped(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+    """Any number of leading dimensions, as torch allows: folded into the batch."""
+    if q.dim() < 2 or k.dim() != q.dim() or v.dim() != q.dim():
+        raise LayoutError("attend", f"q, k and v have {q.dim()}, {k.dim()} and {v.dim()} dimensions", "must be alike, >= 2")
+    if q.dim() <= 3:
+        lift = (None,) * (4 - q.dim())
+        out = attend(q[lift], k[lift], v[lift], attn_mask if attn_mask is None or attn_mask.dim() != 3 else attn_mask[None],
+                     *args, **kwargs)  # fmt: skip
+        return out[(0,) * (4 - q.dim())]
+    lead = q.shape[:-3]
+    if attn_mask is not None and attn_mask.dim() > 3:
+        attn_mask = attn_mask.expand(*lead, *attn_mask.shape[-3:]).flatten(0, -4)
+    folded: Tensor = attend(q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), attn_mask, *args, **kwargs)
+    return folded.unflatten(0, lead)  # type: ignore[no-any-return]

@@ -1,0 +1,320 @@
+"""Masks: who is seen. A mask is a frozen value over coordinates; it knows no tensor of the batch and is its own spec.
+
+That a token sees only its own segment (and that what is no token is never seen) holds always and needs no mask.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, PrivateAttr, model_validator
+from torch import Tensor
+
+from attnlib.layout import GLOBAL, PREFIX, Coordinates, Layout
+from attnlib.spec import Spec
+
+Blocks = Literal["none", "some", "all"]
+
+
+class Retention(NamedTuple):
+    """Which past keys a mask can still see: the `first` positions and the `last` before the query (None = all)."""
+
+    first: int = 0
+    last: int | None = None
+
+
+class Mask(Spec, slot="mask"):
+    """A pattern over pairs of tokens. Combine with & | ~ ; in YAML a list means all of its members."""
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        """Bool, broadcast from the coordinates: may query `q` see key `k`?"""
+        raise NotImplementedError
+
+    def blocks(self, q: range, k: range) -> Blocks:
+        """What holds between whole ranges of positions: lets a kernel skip tiles. "some" is always a right answer."""
+        return "some"
+
+    def positional(self) -> bool:
+        """Whether it reads positions alone, so that a segment cut out of its batch is masked alike."""
+        return False
+
+    def keeps(self) -> Retention:
+        """How much of the past a cache must keep for this mask."""
+        return Retention()
+
+    def __and__(self, other: Mask) -> Mask:
+        return AllOf(masks=(*_members(self, AllOf), *_members(other, AllOf)))
+
+    def __or__(self, other: Mask) -> Mask:
+        return AnyOf(masks=(*_members(self, AnyOf), *_members(other, AnyOf)))
+
+    def __invert__(self) -> Mask:
+        return Not(mask=self)
+
+    @classmethod
+    def short(cls, tree: Any) -> Any:
+        """YAML shorthand: a list of masks is all of them."""
+        return {"kind": "all", "masks": tree} if isinstance(tree, list | tuple) else tree
+
+
+class Everything(Mask, kind="everything"):
+    """AllOf tokens of the segment: the bidirectional mask."""
+
+    def positional(self) -> bool:
+        return True
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        return (q.position == q.position) & (k.position == k.position)
+
+    def blocks(self, q: range, k: range) -> Blocks:
+        return "all"
+
+
+class Causal(Mask, kind="causal"):
+    """Keys at or before the query."""
+
+    def positional(self) -> bool:
+        return True
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        return k.position <= q.position
+
+    def blocks(self, q: range, k: range) -> Blocks:
+        return "none" if k[0] > q[-1] else "all" if k[-1] <= q[0] else "some"
+
+
+class Window(Mask, kind="window"):
+    """At most `before` tokens before and `after` tokens after the query, itself not counted; null = no bound."""
+
+    before: int | None = Field(default=None, ge=0)
+    after: int | None = Field(default=None, ge=0)
+
+    def positional(self) -> bool:
+        return True
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        seen = (q.position == q.position) & (k.position == k.position)
+        if self.before is not None:
+            seen = seen & (q.position - k.position <= self.before)
+        if self.after is not None:
+            seen = seen & (k.position - q.position <= self.after)
+        return seen
+
+    def blocks(self, q: range, k: range) -> Blocks:
+        far, near = q[-1] - k[0], q[0] - k[-1]  # the largest and the smallest distance back
+        if (self.before is not None and near > self.before) or (self.after is not None and -far > self.after):
+            return "none"
+        inside = (self.before is None or far <= self.before) and (self.after is None or -near <= self.after)
+        return "all" if inside else "some"
+
+    def keeps(self) -> Retention:
+        return Retention(0, self.before)
+
+
+class Chunk(Mask, kind="chunk"):
+    """Tokens of the same chunk of `size` positions."""
+
+    size: int = Field(ge=1)
+
+    def positional(self) -> bool:
+        return True
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        return q.position // self.size == k.position // self.size
+
+    def blocks(self, q: range, k: range) -> Blocks:
+        queries, keys = (q[0] // self.size, q[-1] // self.size), (k[0] // self.size, k[-1] // self.size)
+        if queries[1] < keys[0] or keys[1] < queries[0]:
+            return "none"
+        return "all" if queries[0] == queries[1] == keys[0] == keys[1] else "some"
+
+    def keeps(self) -> Retention:
+        return Retention(0, self.size - 1)
+
+
+class First(Mask, kind="first"):
+    """The first `count` tokens of the segment, seen by all (attention sinks)."""
+
+    count: int = Field(ge=1)
+
+    def positional(self) -> bool:
+        return True
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        return (k.position < self.count) & (q.position == q.position)
+
+    def blocks(self, q: range, k: range) -> Blocks:
+        return "all" if k[-1] < self.count else "none" if k[0] >= self.count else "some"
+
+    def keeps(self) -> Retention:
+        return Retention(self.count, 0)
+
+
+class Prefix(Mask, kind="prefix"):
+    """Tokens that the layout tags as prefix, seen by all: with `causal` in an `any`, the prefix language model."""
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        return ((k.tag & PREFIX) != 0) & (q.position == q.position)
+
+
+class Global(Mask, kind="global"):
+    """Pairs of which one side is tagged global by the layout."""
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        return ((q.tag | k.tag) & GLOBAL) != 0
+
+
+class SameSegment(Mask, kind="same_segment"):
+    """Tokens of one segment. Holds for every mask; named so that it can be drawn and negated."""
+
+    def positional(self) -> bool:
+        return True
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        return (q.segment == k.segment) & (k.segment >= 0)
+
+
+class Explicit(Mask, kind="explicit"):
+    """A drawn table: row q, column k by position, `#` seen and `.` not; positions beyond the table see nothing."""
+
+    rows: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _drawn(self) -> Explicit:
+        if any(len(row) != len(self.rows[0]) or set(row) - {"#", "."} or not row for row in self.rows):
+            raise ValueError("rows must be of one length and drawn with '#' and '.'")
+        return self
+
+    def positional(self) -> bool:
+        return True
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        height, width = len(self.rows), len(self.rows[0])
+        table = torch.tensor([[c == "#" for c in row] for row in self.rows], device=q.position.device)
+        inside = (q.position < height) & (k.position < width)
+        return inside & table[q.position.clamp(max=height - 1), k.position.clamp(max=width - 1)]
+
+
+class AllOf(Mask, kind="all"):
+    """Seen by every one of `masks`."""
+
+    masks: tuple[Mask, ...] = Field(min_length=1)
+
+    def positional(self) -> bool:
+        return all(m.positional() for m in self.masks)
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        return reduce(torch.logical_and, (m.visible(q, k) for m in self.masks))
+
+    def blocks(self, q: range, k: range) -> Blocks:
+        held = [m.blocks(q, k) for m in self.masks]
+        return "none" if "none" in held else "some" if "some" in held else "all"
+
+    def keeps(self) -> Retention:
+        bounded = [r for r in (m.keeps() for m in self.masks) if r.last is not None]
+        return min(bounded, key=lambda r: r.first + (r.last or 0)) if bounded else Retention()
+
+
+class AnyOf(Mask, kind="any"):
+    """Seen by at least one of `masks`."""
+
+    masks: tuple[Mask, ...] = Field(min_length=1)
+
+    def positional(self) -> bool:
+        return all(m.positional() for m in self.masks)
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        return reduce(torch.logical_or, (m.visible(q, k) for m in self.masks))
+
+    def blocks(self, q: range, k: range) -> Blocks:
+        held = [m.blocks(q, k) for m in self.masks]
+        return "all" if "all" in held else "some" if "some" in held else "none"
+
+    def keeps(self) -> Retention:
+        kept = [m.keeps() for m in self.masks]
+        lasts = [r.last for r in kept]
+        return Retention(max(r.first for r in kept), None if None in lasts else max(r for r in lasts if r is not None))
+
+
+class Not(Mask, kind="not"):
+    """Seen where `mask` does not see."""
+
+    mask: Mask
+
+    def positional(self) -> bool:
+        return self.mask.positional()
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        return ~self.mask.visible(q, k)
+
+    def blocks(self, q: range, k: range) -> Blocks:
+        turned: dict[str, Blocks] = {"none": "all", "all": "none", "some": "some"}
+        return turned[self.mask.blocks(q, k)]
+
+
+class Given(Mask):
+    """A bool tensor [B|1, H|1, Q, K] handed to `attend`; not a spec of a model, since a batch is in it."""
+
+    _table: Tensor = PrivateAttr()
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self._table = table
+
+    def __hash__(self) -> int:
+        return id(self._table)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Given) and self._table is other._table
+
+    def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
+        batch, heads = self._table.shape[:2]
+        row = q.row if batch > 1 else torch.zeros_like(q.row)
+        head = q.head if heads > 1 else torch.zeros_like(q.head)
+        return self._table[row, head, q.column, k.column]
+
+
+class Terms(NamedTuple):
+    """The normal form of a mask: bounds that kernels know, and the rest, which a kernel must refuse or materialise."""
+
+    before: int | None
+    after: int | None
+    rest: Mask | None
+
+    @property
+    def causal(self) -> bool:
+        return self.after == 0
+
+
+def terms(mask: Mask) -> Terms:
+    """The total normal form: mask == window(before, after) & rest, always."""
+    before: int | None = None
+    after: int | None = None
+    rest: list[Mask] = []
+    for part in _members(mask, AllOf):
+        match part:
+            case Everything() | SameSegment():
+                pass
+            case Causal():
+                after = 0
+            case Window():
+                before = part.before if before is None else before if part.before is None else min(before, part.before)
+                after = part.after if after is None else after if part.after is None else min(after, part.after)
+            case _:
+                rest.append(part)
+    return Terms(before, after, None if not rest else rest[0] if len(rest) == 1 else AllOf(masks=tuple(rest)))
+
+
+def picture(mask: Mask, queries: int, keys: int | None = None) -> str:
+    """The mask drawn: a word a query, `#` where it sees. picture(Causal(), 3) == "#..  ##.  ###"."""
+    q, k = Layout.dense(1, queries), Layout.dense(1, queries if keys is None else keys)
+    seen = mask.visible(q.coordinates("q"), k.coordinates("k")).expand(1, 1, q.tokens, k.tokens)[0, 0]
+    return "  ".join("".join("#" if cell else "." for cell in row) for row in seen.tolist())
+
+
+def _members(mask: Mask, kind: type[AllOf] | type[AnyOf]) -> tuple[Mask, ...]:
+    if type(mask) is kind:
+        return tuple(leaf for member in mask.masks for leaf in _members(member, kind))
+    return (mask,)

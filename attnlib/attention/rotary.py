@@ -1,0 +1,179 @@
+"""Rotary position embedding and its scalings. A rotary is a frozen value; it holds no tensor and learns nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from attnlib.errors import LayoutError
+from attnlib.layout import Layout
+from attnlib.spec import Spec
+
+Turn = tuple[Tensor, Tensor]  # cos and sin, [B|1, 1, T, R/2] each
+
+
+class Scaling(Spec, slot="rotary_scaling"):
+    """Stretches rotary beyond the trained length."""
+
+    reads_length: ClassVar[bool] = False  # fixed before prefill from prompt + new tokens, so no cached key turns stale
+
+    def frequencies(self, width: int, base: float, length: int) -> tuple[Tensor, float]:
+        """[R/2] inverse frequencies (radians a position) for R = width turned channels, and the factor on cos and sin."""
+        raise NotImplementedError
+
+
+def inverse_frequencies(width: int, base: float) -> Tensor:
+    """[R/2] base^(-2i/R) in fp32."""
+    return 1.0 / (base ** (torch.arange(0, width, 2).float() / width))
+
+
+class Linear(Scaling, kind="linear"):
+    """Positions divided by `factor` (position interpolation, Chen et al. 2023)."""
+
+    factor: float = Field(gt=0)
+
+    def frequencies(self, width: int, base: float, length: int) -> tuple[Tensor, float]:
+        return inverse_frequencies(width, base) / self.factor, 1.0
+
+
+class Dynamic(Scaling, kind="dynamic"):
+    """NTK-aware base that grows with the length once it passes `original_length`."""
+
+    reads_length: ClassVar[bool] = True
+    factor: float = Field(gt=0)
+    original_length: int = Field(ge=1)
+
+    def frequencies(self, width: int, base: float, length: int) -> tuple[Tensor, float]:
+        ratio = self.factor * max(length, self.original_length) / self.original_length - (self.factor - 1)
+        return inverse_frequencies(width, base * ratio ** (width / (width - 2))), 1.0
+
+
+class Llama3(Scaling, kind="llama3"):
+    """Low frequencies divided by `factor`, high ones kept, a smooth ramp between (Llama 3.1)."""
+
+    factor: float = Field(default=8.0, gt=0)
+    low_freq_factor: float = Field(default=1.0, gt=0)
+    high_freq_factor: float = Field(default=4.0, gt=0)
+    original_length: int = Field(default=8192, ge=1)
+
+    def frequencies(self, width: int, base: float, length: int) -> tuple[Tensor, float]:
+        plain = inverse_frequencies(width, base)
+        wave = 2 * math.pi / plain
+        longest, shortest = self.original_length / self.low_freq_factor, self.original_length / self.high_freq_factor
+        smooth = (self.original_length / wave - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        ramp = (1 - smooth) * plain / self.factor + smooth * plain
+        return torch.where(wave > longest, plain / self.factor, torch.where(wave < shortest, plain, ramp)), 1.0
+
+
+class Yarn(Scaling, kind="yarn"):
+    """Per-channel blend of interpolation and extrapolation, with a factor on the scores (Peng et al. 2023)."""
+
+    factor: float = Field(gt=0)
+    original_length: int = Field(ge=1)
+    beta_fast: float = Field(default=32.0, gt=0)
+    beta_slow: float = Field(default=1.0, gt=0)
+    attention_factor: float | None = Field(default=None, gt=0)
+    truncate: bool = True
+
+    def frequencies(self, width: int, base: float, length: int) -> tuple[Tensor, float]:
+        def channel(turns: float) -> float:  # the channel that turns so often within the original length
+            return width * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+        low, high = channel(self.beta_fast), channel(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, width - 1)
+        ramp = ((torch.arange(width // 2).float() - low) / (high - low if high != low else 0.001)).clamp(0, 1)
+        kept = 1 - ramp
+        powers = base ** (torch.arange(0, width, 2).float() / width)
+        mixed = 1.0 / (self.factor * powers) * (1 - kept) + 1.0 / powers * kept
+        factor = self.attention_factor
+        if factor is None:
+            factor = 1.0 if self.factor <= 1 else 0.1 * math.log(self.factor) + 1.0
+        return mixed, factor
+
+
+class LongRope(Scaling, kind="longrope"):
+    """A searched factor a channel, one list up to `original_length` and one beyond (Ding et al. 2024, Phi-3)."""
+
+    reads_length: ClassVar[bool] = True
+    short_factor: tuple[float, ...] = Field(min_length=1)
+    long_factor: tuple[float, ...] = Field(min_length=1)
+    original_length: int = Field(ge=1)
+    factor: float = Field(default=1.0, gt=0)
+    attention_factor: float | None = Field(default=None, gt=0)
+
+    def frequencies(self, width: int, base: float, length: int) -> tuple[Tensor, float]:
+        chosen = self.long_factor if length > self.original_length else self.short_factor
+        powers = base ** (torch.arange(0, width, 2).float() / width)
+        factor = self.attention_factor
+        if factor is None:
+            growth = math.log(self.factor) / math.log(self.original_length) if self.factor > 1 else 0.0
+            factor = math.sqrt(1 + growth)
+        return 1.0 / (torch.tensor(chosen) * powers), factor
+
+
+class Rotary(Spec):
+    """Turns pairs of channels of q and k by angle position * frequency (Su et al. 2021, arXiv:2104.09864).
+
+    fraction: the part of the head that is turned, from its start. interleaved: pairs are (0, 1), (2, 3), ... as in the
+    paper; otherwise (i, i + R/2), the half-split order of most public checkpoints.
+    """
+
+    base: float = Field(default=10000.0, gt=1)
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    interleaved: bool = False
+    scaling: Scaling | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if isinstance(self.scaling, LongRope) and len(self.scaling.short_factor) != len(self.scaling.long_factor):
+            raise ValueError("scaling: short_factor and long_factor must have one length, half the turned channels")
+        return self
+
+    @property
+    def reads_length(self) -> bool:
+        return self.scaling is not None and self.scaling.reads_length
+
+    def width(self, d_head: int) -> int:
+        """Channels that are turned."""
+        return int(d_head * self.fraction) // 2 * 2
+
+    def table(self, layout: Layout, d_head: int, dtype: torch.dtype, length: int | None = None) -> Turn:
+        """cos and sin [B|1, 1, T, R/2] at the layout's encoding positions, made once a layout."""
+        if self.reads_length and length is None:
+            length = layout.extent
+            if length is None:
+                raise LayoutError("rotary.scaling", "the length of this layout is not known to the host",
+                                  "give layouts made by Layout.dense, from_lengths, from_mask or packed")  # fmt: skip
+        key = ("rotary", self, d_head, dtype, length if self.reads_length else None)
+        table: Turn = layout.once(key, lambda: self._table(layout, d_head, dtype, length or 0))
+        return table
+
+    def _table(self, layout: Layout, d_head: int, dtype: torch.dtype, length: int) -> Turn:
+        width = self.width(d_head)
+        if self.scaling is None:
+            frequencies, factor = inverse_frequencies(width, self.base), 1.0
+        else:
+            frequencies, factor = self.scaling.frequencies(width, self.base, length)
+        at = layout.encoding[:1] if layout.is_dense and layout.encoded_at is None else layout.encoding
+        exact = torch.promote_types(dtype, torch.float32)
+        angles = at[:, None, :, None].to(exact) * frequencies.to(at.device, exact)
+        return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
+
+    def turn(self, x: Tensor, table: Turn) -> Tensor:
+        """x [B, H, T, D] with its first R channels turned."""
+        cos, sin = table
+        width = cos.shape[-1] * 2
+        turned, rest = (x, None) if width == x.shape[-1] else (x[..., :width], x[..., width:])
+        if self.interleaved:
+            a, b = turned[..., 0::2], turned[..., 1::2]
+            turned = torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
+        else:
+            a, b = turned.chunk(2, -1)
+            turned = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+        return turned if rest is None else torch.cat([turned, rest], -1)

@@ -1,0 +1,62 @@
+"""Scope: what lives for one forward of one stack, shared by its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attnlib.attention.backends.protocol import AttentionCall
+from attnlib.attention.biases import ScoreTerm
+from attnlib.attention.masks import Mask
+from attnlib.attention.visibility import Visibility
+from attnlib.layout import Layout
+
+
+class Door(Protocol):
+    """Stands where every application of attention passes: may look at it, or replace its output."""
+
+    def __call__(
+        self, path: str, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, run: Callable[[], Tensor]
+    ) -> Tensor: ...
+
+
+_door: ContextVar[Door | None] = ContextVar("attnlib_attention_door", default=None)
+
+
+@contextmanager
+def standing_at_the_door(door: Door) -> Iterator[None]:
+    """While open, every attention of this thread passes through `door`."""
+    token = _door.set(door)
+    try:
+        yield
+    finally:
+        _door.reset(token)
+
+
+class Scope:
+    """One forward: visibilities made once a pattern, the terms a stack shares, the length rotary is scaled for."""
+
+    __slots__ = ("backend", "door", "length", "sights", "terms")
+
+    def __init__(self, *, terms: tuple[ScoreTerm, ...] = (), length: int | None = None, backend: str = "auto") -> None:
+        self.terms, self.length, self.backend = terms, length, backend
+        self.sights: dict[tuple[Mask, int, int, int], Visibility] = {}
+        self.door = self.open_door()
+
+    @staticmethod
+    def open_door() -> Door | None:
+        """Who stands at the door of this thread; nobody looks into a traced graph."""
+        return None if torch.compiler.is_compiling() else _door.get()
+
+    def sight(self, mask: Mask, q: Layout, k: Layout, heads: int) -> Visibility:
+        """The visibility of `mask` between two layouts, made once a forward."""
+        key = (mask, id(q), id(k), heads)
+        found = self.sights.get(key)
+        if found is None:
+            found = self.sights[key] = Visibility(mask, q, k, heads)
+        return found

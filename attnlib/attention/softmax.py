@@ -1,0 +1,212 @@
+"""Softmax attention as a mixer: self or cross, multi-head or grouped, one forward for all."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Protocol, Self, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from attnlib.attention.backends.choose import choose
+from attnlib.attention.backends.protocol import AttentionCall
+from attnlib.attention.biases import TermSpec
+from attnlib.attention.caches import KeyValueCache, LayerCache, Memory, Slots
+from attnlib.attention.masks import Everything, Mask, Retention
+from attnlib.attention.rotary import Rotary, Turn
+from attnlib.attention.scope import Scope
+from attnlib.attention.scores import ScoreRule, ScoresSpec
+from attnlib.layout import Layout
+from attnlib.nn.norms import Norm, RMSNormSpec
+from attnlib.spec import Spec
+
+
+class Mixer(Protocol):
+    """What mixes tokens: softmax attention or anything else with this door."""
+
+    path: str  # where it stands in its model, "decoder.3.attention"
+
+    def __call__(
+        self, x: Tensor, layout: Layout, scope: Scope, *, memory: Memory | None = None, cache: Any = None
+    ) -> Tensor: ...
+
+    def remember(self, x: Tensor, layout: Layout) -> Memory:
+        """What this mixer keeps of an encoder's output x [B, S, M], made once."""
+        ...
+
+    def keeps(self) -> Retention:
+        """How much of the past its cache must keep."""
+        ...
+
+    def new_cache(self, slots: Slots) -> LayerCache: ...
+
+
+class MixerSpec(Spec, slot="mixer"):
+    """What mixes tokens."""
+
+    default_kind: ClassVar[str] = "softmax"
+
+    def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
+        """The mixer of layer number `layer` (from 0); `d_memory` is the encoder's width for cross-attention."""
+        raise NotImplementedError
+
+    def refuses(self, *, role: Literal["self", "cross"], causal: bool) -> str | None:
+        """Why it cannot stand there, None where it can."""
+        return None
+
+
+class SoftmaxAttention(nn.Module):
+    """softmax(q k^T * scale + ...) v over H query heads and G key-value heads, G dividing H.
+
+    x [B, T, M] -> [B, T, M]. With `memory` it attends to that instead of x; a `cache` adds what earlier tokens left.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_heads: int,
+        num_kv_heads: int,
+        d_head: int,
+        rule: ScoreRule,
+        mask: Mask | None = None,
+        rotary: Rotary | None = None,
+        qk_norm: tuple[nn.Module, nn.Module] | None = None,
+        bias: tuple[str, ...] = (),
+        d_memory: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.d_head = num_heads, num_kv_heads, d_head
+        self.mask, self.rotary, self.rule = mask or Everything(), rotary, rule
+        source = d_model if d_memory is None else d_memory
+        self.q = nn.Linear(d_model, num_heads * d_head, bias="q" in bias)
+        self.k = nn.Linear(source, num_kv_heads * d_head, bias="k" in bias)
+        self.v = nn.Linear(source, num_kv_heads * d_head, bias="v" in bias)
+        self.out = nn.Linear(num_heads * d_head, d_model, bias="out" in bias)
+        self.q_norm, self.k_norm = qk_norm or (nn.Identity(), nn.Identity())
+        self.dropout = 0.0
+        self.backend = "auto"
+        self.path = "attention"
+
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout | None = None,
+        scope: Scope | None = None,
+        *,
+        memory: Memory | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        layout = layout or Layout.dense(x.shape[0], x.shape[1], device=x.device)
+        scope = scope or Scope()
+        turn = self._turn(layout, x, scope)
+        q = self._heads(self.q(x), self.num_heads, self.q_norm, turn)  # [B, H, T, D]
+        if memory is not None:
+            entry, keys = memory.entry, memory.layout
+        else:
+            entry, keys = self._entry(x, turn), layout
+        if cache is not None:
+            entry, keys = cache.extend(entry), cache.layout
+        shared = scope.terms if memory is None else ()
+        call = AttentionCall(
+            scope.sight(self.mask, layout, keys, self.num_heads),
+            self.rule,
+            self.dropout if self.training else 0.0,
+            shared,
+        )
+        y = self._attend(q, entry["k"], entry["v"], call, scope)
+        return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, scope: Scope) -> Tensor:
+        asked = self.backend if self.backend != "auto" else scope.backend
+        backend = choose(q, k, v, call, asked)
+        if scope.door is not None:
+            return scope.door(self.path, q, k, v, call, lambda: backend(q, k, v, call))
+        return backend(q, k, v, call)
+
+    def _turn(self, layout: Layout, x: Tensor, scope: Scope) -> Turn | None:
+        if self.rotary is None:
+            return None
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        return self.rotary.table(layout, self.d_head, dtype, scope.length)
+
+    def _heads(self, flat: Tensor, heads: int, norm: nn.Module, turn: Turn | None) -> Tensor:
+        """[B, T, heads * D] -> [B, heads, T, D], normed and turned."""
+        normed = not isinstance(norm, nn.Identity)
+        full = normed and cast(Tensor, norm.weight).shape[0] != self.d_head
+        if full:
+            flat = norm(flat)
+        x = flat.unflatten(2, (heads, self.d_head))
+        if normed and not full:
+            x = norm(x)
+        x = x.transpose(1, 2)
+        return x if turn is None or self.rotary is None else self.rotary.turn(x, turn)
+
+    def _entry(self, x: Tensor, turn: Turn | None) -> dict[str, Tensor]:
+        return {
+            "k": self._heads(self.k(x), self.num_kv_heads, self.k_norm, turn),  # [B, G, K, D]
+            "v": self._heads(self.v(x), self.num_kv_heads, _plain, None),
+        }
+
+    def remember(self, x: Tensor, layout: Layout) -> Memory:
+        """Keys and values of an encoder's output x [B, S, M]; cross-attention turns nothing."""
+        return Memory(self._entry(x, None), layout)
+
+    def keeps(self) -> Retention:
+        return self.mask.keeps()
+
+    def new_cache(self, slots: Slots) -> LayerCache:
+        return KeyValueCache(slots)
+
+    def extra_repr(self) -> str:
+        grouped = "" if self.num_heads == self.num_kv_heads else f", num_kv_heads={self.num_kv_heads}"
+        return f"num_heads={self.num_heads}{grouped}, d_head={self.d_head}, mask={self.mask!r}"
+
+
+_plain = nn.Identity()
+
+
+class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
+    """num_kv_heads: null = num_heads, 1 = multi-query. d_head: null = d_model / num_heads. bias: projections that have one.
+
+    qk_norm: none, head (each head alone) or full (all heads as one row), with `norm` as its kind. dropout: of the weights.
+    """
+
+    num_heads: int = Field(ge=1)
+    num_kv_heads: int | None = Field(default=None, ge=1)
+    d_head: int | None = Field(default=None, ge=1)
+    mask: Mask = Everything()
+    rotary: Rotary | None = None
+    bias: bool | tuple[Literal["q", "k", "v", "out"], ...] = False
+    term: TermSpec | None = None
+    scores: ScoresSpec = ScoresSpec()
+    qk_norm: Literal["none", "head", "full"] = "none"
+    norm: Norm = RMSNormSpec()
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _groups(self) -> Self:
+        if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_kv_heads: is {self.num_kv_heads}, must divide num_heads ({self.num_heads})")
+        return self
+
+    def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
+        groups = self.num_kv_heads or self.num_heads
+        d_head = self.d_head or d_model // self.num_heads
+        terms = [] if self.term is None else [self.term.build(num_heads=self.num_heads, d_head=d_head)]
+        widths = {"none": None, "head": (d_head, d_head), "full": (self.num_heads * d_head, groups * d_head)}
+        norms = widths[self.qk_norm]
+        attention = SoftmaxAttention(
+            d_model=d_model,
+            num_heads=self.num_heads,
+            num_kv_heads=groups,
+            d_head=d_head,
+            rule=self.scores.build(num_heads=self.num_heads, d_head=d_head, layer=layer, terms=terms),
+            mask=self.mask,
+            rotary=self.rotary if d_memory is None else None,
+            qk_norm=None if norms is None else (self.norm.build(norms[0]), self.norm.build(norms[1])),
+            bias=("q", "k", "v", "out") if self.bias is True else self.bias or (),
+            d_memory=d_memory,
+        )
+        attention.dropout = self.dropout
+        return attention

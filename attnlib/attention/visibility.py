@@ -1,0 +1,107 @@
+"""Visibility: a mask applied to two layouts. It lowers to what a kernel reads; it never chooses the kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnlib.attention.masks import Mask, Terms, terms
+from attnlib.layout import Layout
+
+
+class Visibility:
+    """Which key every query sees. Lowered forms of interned layouts live as long as the layout, others one forward."""
+
+    __slots__ = ("_terms", "_unmasked", "heads", "k", "mask", "memo", "q")
+
+    def __init__(self, mask: Mask, q: Layout, k: Layout, heads: int = 1) -> None:
+        self.mask, self.q, self.k, self.heads = mask, q, k, heads
+        self.memo: dict[Any, Any] = {}  # learned biases of this forward
+        self._terms: Terms | None = None
+        self._unmasked: bool | None = None
+
+    @property
+    def terms(self) -> Terms:
+        if self._terms is None:
+            self._terms = terms(self.mask)
+        return self._terms
+
+    @property
+    def _span(self) -> tuple[int, int, int, int] | None:
+        """Static: first and last position of queries and of keys, where both layouts are dense."""
+        q, k = self.q, self.k
+        if not (q.is_dense and k.is_dense) or q.start is None or k.start is None:
+            return None
+        return q.start, q.start + q.tokens - 1, k.start, k.start + k.tokens - 1
+
+    @property
+    def unmasked(self) -> bool:
+        """Static: every query certainly sees every key."""
+        if self._unmasked is None:
+            span = self._span
+            if span is None or not self.q.tokens or not self.k.tokens:
+                self._unmasked = False
+            else:
+                q, k = range(span[0], span[1] + 1), range(span[2], span[3] + 1)
+                self._unmasked = self.mask.blocks(q, k) == "all"
+        return self._unmasked
+
+    @property
+    def is_causal(self) -> bool:
+        """Static: exactly the lower triangle of a square, which kernels know by a flag."""
+        span = self._span
+        if span is None or span[:2] != span[2:] or self.terms.rest is not None or not self.terms.causal:
+            return False
+        return self.terms.before is None or self.terms.before >= self.q.tokens - 1
+
+    def dense(self, rows: slice = slice(None), keys: slice = slice(None)) -> Tensor | None:
+        """[B|1, H|1, Q, K] bool of the queries in `rows` and the keys in `keys`; None = all seen."""
+        if self.unmasked:
+            return None
+        whole = rows == slice(None) and keys == slice(None)
+        if not whole:
+            return self._lower(rows, keys)
+        # the key layout stands beside what was made from it, so that its id is not given to another
+        key = ("dense", self.mask, id(self.k), self.heads)
+        return self.q.once(key, lambda: (self._lower(rows, keys), self.k))[0]  # type: ignore[no-any-return]
+
+    def _lower(self, rows: slice, keys: slice) -> Tensor:
+        q = self.q.coordinates("q", rows, self.heads)
+        k = self.k.coordinates("k", keys, self.heads)
+        seen = self.mask.visible(q, k)
+        if self.q.segments is not None or self.k.segments is not None:
+            seen = seen & (q.segment == k.segment) & (k.segment >= 0)
+        shape = torch.broadcast_shapes(seen.shape, (1, 1, q.column.shape[2], k.column.shape[3]))
+        return seen.expand(shape)
+
+    def keys_of(self, rows: slice) -> slice:
+        """Static: the columns that the queries of `rows` can see at all, as one slice."""
+        span = self._span
+        if span is None:
+            return slice(0, self.k.tokens)
+        first, stop, _ = rows.indices(self.q.tokens)
+        low, high = 0, self.k.tokens
+        if self.terms.after is not None:
+            high = min(high, span[0] + stop - 1 + self.terms.after - span[2] + 1)
+        if self.terms.before is not None:
+            low = max(low, span[0] + first - self.terms.before - span[2])
+        return slice(min(low, max(high, 0)), max(high, 0))
+
+    def sees_nothing(self) -> Tensor | None:
+        """[B|1, H|1, Q, 1] bool: queries that see no key; None = there is none."""
+        seen = self.dense()
+        return None if seen is None else ~seen.any(-1, keepdim=True)
+
+    def runs(self) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]] | None:
+        """Pairs of query run and key run of the same segment, where the host knows both; None = not known."""
+        if self.q.runs is None or self.k.runs is None or self.q.tags is not None or self.k.tags is not None:
+            return None
+        if self.q is self.k:
+            return [(run, run) for run in self.q.runs]
+        one_each = len({run[0] for run in self.q.runs}) == len(self.q.runs)
+        if not one_each or len({run[0] for run in self.k.runs}) != len(self.k.runs):
+            return None
+        keys = {run[0]: run for run in self.k.runs}
+        return [(run, keys[run[0]]) for run in self.q.runs if run[0] in keys]

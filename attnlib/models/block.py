@@ -1,0 +1,131 @@
+"""Blocks: sublayers around a residual stream, wired as the field wires them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnlib.attention.caches import Memory
+from attnlib.attention.scope import Scope
+from attnlib.attention.softmax import MixerSpec
+from attnlib.layout import Layout
+from attnlib.nn.feed_forward import FeedForward
+from attnlib.nn.norms import Norm, RMSNormSpec
+from attnlib.spec import Spec
+
+Placement = Literal["pre", "post", "branch", "sandwich", "parallel"]
+
+
+class Sublayer(nn.Module):
+    """outer(x + dropout(after(body(before(x))))): the norms that are there say how it is wired."""
+
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        before: nn.Module | None = None,
+        after: nn.Module | None = None,
+        outer: nn.Module | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.before, self.body, self.after, self.outer = before, body, after, outer
+        self.dropout = dropout
+
+    def branch(self, x: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the sublayer adds to the stream."""
+        y = call(x if self.before is None else self.before(x))
+        if self.after is not None:
+            y = self.after(y)
+        return F.dropout(y, self.dropout) if self.dropout and self.training else y
+
+    def forward(self, x: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
+        x = x + self.branch(x, call)
+        return x if self.outer is None else self.outer(x)
+
+
+class Block(nn.Module):
+    """attention, then cross-attention if there is one, then the feed-forward; in parallel both read the same x."""
+
+    def __init__(
+        self,
+        *,
+        attention: Sublayer,
+        cross: Sublayer | None = None,
+        mlp: Sublayer | None = None,
+        parallel: bool = False,
+        norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm = norm  # parallel with one norm for both
+        self.attention, self.cross, self.mlp = attention, cross, mlp
+        self.parallel = parallel
+
+    def forward(self, x: Tensor, layout: Layout, scope: Scope, *, memory: Memory | None = None, cache: Any = None) -> Tensor:
+        """x [B, T, M] -> [B, T, M]; `memory` is this layer's own keep of the encoder."""
+
+        def attend(y: Tensor) -> Tensor:
+            return self.attention.body(y, layout, scope, cache=cache)  # type: ignore[no-any-return]
+
+        if self.parallel and self.mlp is not None:
+            y = x if self.norm is None else self.norm(x)
+            return x + self.attention.branch(y, attend) + self.mlp.branch(y, self.mlp.body)
+        x = self.attention(x, attend)
+        if self.cross is not None:
+            body = self.cross.body
+            x = self.cross(x, lambda y: body(y, layout, scope, memory=memory))
+        return x if self.mlp is None else self.mlp(x, self.mlp.body)
+
+
+class BlockSpec(Spec):
+    """One layer. placement: where norms stand; share_norm: parallel with one norm; dropout: of what is added to x."""
+
+    placement: Placement = "pre"
+    norm: Norm | None = RMSNormSpec()
+    attention: MixerSpec
+    cross: MixerSpec | None = None
+    mlp: FeedForward | None = None
+    share_norm: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _wired(self) -> Self:
+        if self.placement == "parallel" and (self.cross is not None or self.mlp is None):
+            raise ValueError("placement: is parallel, which takes attention and mlp and no cross")
+        if self.share_norm and self.placement != "parallel":
+            raise ValueError(f"share_norm: is true under placement {self.placement}, only parallel shares a norm")
+        for role, mixer in (("self", self.attention), ("cross", self.cross)):
+            reason = None if mixer is None else mixer.refuses(role=role, causal=False)  # type: ignore[arg-type]
+            if reason is not None:
+                raise ValueError(f"{'attention' if role == 'self' else 'cross'}: {reason}")
+        return self
+
+    def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> Block:
+        shared = self.share_norm and self.norm is not None
+
+        def around(body: nn.Module) -> Sublayer:
+            def norm(*places: str) -> nn.Module | None:
+                here = self.placement in places and self.norm is not None and not shared
+                return self.norm.build(d_model) if here and self.norm is not None else None
+
+            return Sublayer(
+                body,
+                before=norm("pre", "sandwich", "parallel"),
+                after=norm("branch", "sandwich"),
+                outer=norm("post"),
+                dropout=self.dropout,
+            )
+
+        return Block(
+            attention=around(self.attention.build(d_model=d_model, layer=layer)),
+            cross=None
+            if self.cross is None
+            else around(self.cross.build(d_model=d_model, layer=layer, d_memory=d_memory or d_model)),
+            mlp=None if self.mlp is None else around(self.mlp.build(d_model)),
+            parallel=self.placement == "parallel",
+            norm=self.norm.build(d_model) if shared and self.norm is not None else None,
+        )

@@ -1,0 +1,86 @@
+"""Encoder: BERT-style, every token sees every other."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from attnlib.layout import Layout
+from attnlib.models.heads import Head, HeadSpec, NoHeadSpec, PooledHead
+from attnlib.models.output import Output, read_layout
+from attnlib.models.spec import ModelSpec
+from attnlib.models.stack import Stack, StackSpec
+from attnlib.nn.embeddings import Embedding
+from attnlib.nn.init import initialise
+
+Place = Tensor | slice | None
+
+
+def read_head(
+    head: Head | None, x: Tensor, table: Tensor, layout: Layout, at: Place, wanted: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Logits and pooled vector: token heads read x `at` a bool [B, T] or some columns, pooled heads all of it."""
+    if head is None or not wanted:
+        return None, None
+    if isinstance(head, PooledHead):
+        return head(x, table, layout), head.pooled(x, layout)
+    if isinstance(at, slice):
+        x = x[:, at]
+    elif at is not None:
+        x = x[at]
+    return head(x, table, layout), None
+
+
+class Encoder(nn.Module):
+    """embedding -> stack -> head over ids [B, T], or over embeds [B, T, E]."""
+
+    def __init__(self, *, embedding: Embedding, stack: Stack, head: Head | None, spec: EncoderSpec | None = None) -> None:
+        super().__init__()
+        self.embedding, self.stack, self.head, self.spec = embedding, stack, head, spec
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest text in tokens; None = no bound."""
+        return self.embedding.max_length
+
+    def forward(
+        self,
+        ids: Tensor | None = None,
+        layout: Layout | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        embeds: Tensor | None = None,
+        types: Tensor | None = None,
+        at: Place = None,
+        head: bool = True,
+        hidden: bool = False,
+    ) -> Output:
+        layout = read_layout(ids, layout, attention_mask, embeds)
+        x = self.embedding(ids, layout, embeds=embeds, types=types)
+        x, stream = self.stack(x, layout)
+        logits, pooled = read_head(self.head, x, self.embedding.token.weight, layout, at, head)
+        return Output(x, logits, tuple(stream) if hidden else None, pooled)
+
+
+class EncoderSpec(ModelSpec, kind="encoder"):
+    """A BERT-style encoder."""
+
+    stack: StackSpec
+    head: HeadSpec = NoHeadSpec()
+
+    @model_validator(mode="after")
+    def _no_cross(self) -> Self:
+        if any(layer.cross is not None for layer in self.stack.layers):
+            raise ValueError("stack: has cross-attention, which only the decoder of an encoder_decoder can feed")
+        return self
+
+    def build(self) -> Encoder:
+        embedding = self.embedding.build(vocab_size=self.vocab_size, d_model=self.d_model)
+        stack = self.stack.build(d_model=self.d_model, path="encoder")
+        width = self.embedding.d_embedding or self.d_model
+        head = self.head.build(d_model=self.d_model, vocab_size=self.vocab_size, d_embedding=width)
+        model = Encoder(embedding=embedding, stack=stack, head=head, spec=self)
+        initialise(model, self.init, self.stack.num_layers)
+        return model

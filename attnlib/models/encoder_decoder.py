@@ -1,0 +1,146 @@
+"""EncoderDecoder: T5-style, a decoder that also attends to an encoder's output."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from attnlib.layout import Layout
+from attnlib.models.encoder import Place, read_head
+from attnlib.models.heads import Head, HeadSpec, LMHeadSpec
+from attnlib.models.output import Output, read_layout
+from attnlib.models.spec import ModelSpec
+from attnlib.models.stack import Stack, StackSpec
+from attnlib.models.state import DecodingState
+from attnlib.nn.embeddings import Embedding, EmbeddingSpec
+from attnlib.nn.init import initialise
+
+
+class EncoderDecoder(nn.Module):
+    """encoder over source ids [B, S]; decoder over ids [B, T] whose cross-attention reads the encoder's output."""
+
+    def __init__(
+        self,
+        *,
+        embedding: Embedding,
+        encoder: Stack,
+        decoder: Stack,
+        head: Head | None,
+        decoder_embedding: Embedding | None = None,
+        spec: EncoderDecoderSpec | None = None,
+    ) -> None:
+        super().__init__()
+        self.embedding, self.encoder, self.decoder, self.head, self.spec = embedding, encoder, decoder, head, spec
+        self.decoder_embedding = decoder_embedding  # None: both read the same table
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest text in tokens that the decoder writes; None = no bound."""
+        return (self.decoder_embedding or self.embedding).max_length
+
+    def encode(
+        self,
+        ids: Tensor | None = None,
+        layout: Layout | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        embeds: Tensor | None = None,
+        hidden: bool = False,
+    ) -> tuple[Output, Layout]:
+        """The encoder's output over the source [B, S], and where its tokens stand."""
+        layout = read_layout(ids, layout, attention_mask, embeds, name="source ids")
+        x, stream = self.encoder(self.embedding(ids, layout, embeds=embeds), layout)
+        return Output(x, hidden=tuple(stream) if hidden else None), layout
+
+    def forward(
+        self,
+        ids: Tensor | None = None,
+        decoder_ids: Tensor | None = None,
+        layout: Layout | None = None,
+        decoder_layout: Layout | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        embeds: Tensor | None = None,
+        decoder_embeds: Tensor | None = None,
+        at: Place = None,
+        head: bool = True,
+        hidden: bool = False,
+    ) -> Output:
+        source, layout = self.encode(ids, layout, attention_mask=attention_mask, embeds=embeds, hidden=hidden)
+        decoder_layout = read_layout(decoder_ids, decoder_layout, decoder_attention_mask, decoder_embeds, name="decoder_ids")
+        memory = self.decoder.remember(source.last, layout)
+        table = self.decoder_embedding or self.embedding
+        x = table(decoder_ids, decoder_layout, embeds=decoder_embeds)
+        x, stream = self.decoder(x, decoder_layout, memory=memory)
+        logits, pooled = read_head(self.head, x, table.token.weight, decoder_layout, at, head)
+        return Output(x, logits, tuple(stream) if hidden else None, pooled, source)
+
+    def begin(
+        self,
+        source_ids: Tensor,
+        layout: Layout | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        cache: str = "growing",
+        capacity: int | None = None,
+        batch: int | None = None,
+    ) -> DecodingState:
+        """Encode the source [B, S] once; keys and values of every cross-attention are made here and kept."""
+        source, layout = self.encode(source_ids, layout, attention_mask=attention_mask)
+        state = self.decoder.new_state(source_ids.shape[0], cache=cache, capacity=capacity, device=source.last.device)
+        state.memory = self.decoder.remember(source.last, layout)
+        return state
+
+    def step(self, ids: Tensor, layout: Layout | None, state: DecodingState, *, at: Place = slice(-1, None)) -> Tensor:
+        """Append T decoder tokens ids [B, T] to every row; logits [B, 1, V] of the last, or those `at`."""
+        layout = layout or state.following(ids.shape[1])
+        state.count(layout)
+        layout = read_layout(ids, layout, None, None, name="decoder_ids")
+        table = self.decoder_embedding or self.embedding
+        x, _ = self.decoder(table(ids, layout), layout, state=state)
+        logits, _ = read_head(self.head, x, table.token.weight, layout, at, True)
+        assert isinstance(logits, torch.Tensor)
+        return logits
+
+
+class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
+    """A T5-style pair. decoder_vocab_size or decoder_embedding: null = both read one table. decoder_start: first id."""
+
+    encoder: StackSpec
+    decoder: StackSpec
+    head: HeadSpec = LMHeadSpec()
+    decoder_embedding: EmbeddingSpec | None = None
+    decoder_vocab_size: int | None = Field(default=None, ge=1)
+    decoder_start: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _crossed(self) -> Self:
+        if any(layer.cross is None for layer in self.decoder.layers):
+            raise ValueError("decoder: a block has no cross-attention, every block of this decoder needs `cross`")
+        if any(layer.cross is not None for layer in self.encoder.layers):
+            raise ValueError("encoder: has cross-attention, which has nothing to read there")
+        if self.decoder_vocab_size is not None and self.decoder_embedding is None:
+            raise ValueError("decoder_vocab_size: is given without decoder_embedding, two tables are needed")
+        return self
+
+    def build(self) -> EncoderDecoder:
+        vocab = self.decoder_vocab_size or self.vocab_size
+        embedding = self.embedding.build(vocab_size=self.vocab_size, d_model=self.d_model)
+        own = (
+            None if self.decoder_embedding is None else self.decoder_embedding.build(vocab_size=vocab, d_model=self.d_model)
+        )
+        width = (self.decoder_embedding or self.embedding).d_embedding or self.d_model
+        model = EncoderDecoder(
+            embedding=embedding,
+            encoder=self.encoder.build(d_model=self.d_model, path="encoder"),
+            decoder=self.decoder.build(d_model=self.d_model, d_memory=self.d_model, path="decoder"),
+            head=self.head.build(d_model=self.d_model, vocab_size=vocab, d_embedding=width),
+            decoder_embedding=own,
+            spec=self,
+        )
+        initialise(model, self.init, self.encoder.num_layers + self.decoder.num_layers)
+        return model

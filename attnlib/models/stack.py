@@ -1,0 +1,140 @@
+"""Stack: n blocks over one residual stream, with one visibility a pattern."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from attnlib.attention.biases import ScoreTerm, TermSpec
+from attnlib.attention.caches import Growing, LayerCache, Memory, Rolling, Slots, Static
+from attnlib.attention.masks import Retention
+from attnlib.attention.scope import Scope
+from attnlib.attention.softmax import SoftmaxAttentionSpec
+from attnlib.errors import UsageError
+from attnlib.layout import Layout
+from attnlib.models.block import Block, BlockSpec
+from attnlib.models.state import DecodingState
+from attnlib.nn.norms import Norm
+from attnlib.spec import Spec
+
+
+class Stack(nn.Module):
+    """Blocks one after another, then the final norm; `bias` is one score term shared by all self-attentions."""
+
+    def __init__(
+        self,
+        blocks: list[Block],
+        *,
+        final_norm: nn.Module | None = None,
+        bias: ScoreTerm | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.final_norm, self.bias, self.dropout = final_norm, bias, dropout
+        self.backend = "auto"
+        self.checkpointing = False  # recompute each block in the backward
+
+    def forward(
+        self, x: Tensor, layout: Layout, *, state: DecodingState | None = None, memory: list[Memory] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """x [B, T, M] -> the final [B, T, M] and the stream before each block and after the last."""
+        terms = () if self.bias is None else (self.bias,)
+        scope = Scope(terms=terms, length=None if state is None else state.horizon, backend=self.backend)
+        caches: list[LayerCache | None] = [None] * len(self.blocks)
+        if state is not None:
+            state.extend(layout)
+            caches, memory = [*state.caches], state.memory
+        stream = [x]
+        for block, cache, kept in zip(self.blocks, caches, memory or [None] * len(self.blocks)):  # type: ignore[list-item]
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, layout, scope, memory=kept, cache=cache, use_reentrant=False)
+            else:
+                x = block(x, layout, scope, memory=kept, cache=cache)
+            stream.append(x)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x, stream
+
+    def remember(self, x: Tensor, layout: Layout) -> list[Memory]:
+        """What each block's cross-attention keeps of an encoder's output x [B, S, M]."""
+        return [block.cross.body.remember(x, layout) for block in self.blocks]  # type: ignore[union-attr, operator]
+
+    def new_state(
+        self, batch: int, *, cache: str = "growing", capacity: int | None = None, device: torch.device | None = None
+    ) -> DecodingState:
+        """Empty caches: "growing", "static" (of `capacity` columns) or "rolling" (where a mask lets columns go)."""
+        device = device or next(self.parameters()).device
+        if cache not in ("growing", "static", "rolling"):
+            raise UsageError("cache", f"is {cache!r}", "must be growing, static or rolling")
+        if cache == "static" and capacity is None:
+            raise UsageError("cache", "is static without a capacity", "give capacity=prompt + new tokens")
+        slots: dict[Retention | None, Slots] = {}
+        caches: list[LayerCache] = []
+        for block in self.blocks:
+            mixer = block.attention.body  # type: ignore[union-attr]
+            keeps = mixer.keeps() if cache == "rolling" else None  # type: ignore[operator, union-attr]
+            keeps = None if keeps is None or keeps.last is None else keeps
+            if keeps not in slots:
+                if cache == "static":
+                    assert capacity is not None
+                    slots[keeps] = Static(batch=batch, capacity=capacity, device=device)
+                else:
+                    slots[keeps] = Growing() if keeps is None else Rolling(keeps)
+            caches.append(mixer.new_cache(slots[keeps]))  # type: ignore[operator, union-attr]
+        return DecodingState(
+            caches, list(slots.values()), batch=batch, device=device, capacity=capacity, fixed_shapes=cache == "static"
+        )
+
+
+class StackSpec(Spec):
+    """num_layers copies of `block`, or of the named `blocks` in the order of `pattern`, repeated.
+
+    bias: one score term for the whole stack (T5). dropout: after the final norm.
+    """
+
+    num_layers: int = Field(ge=1)
+    block: BlockSpec | None = None
+    blocks: dict[str, BlockSpec] = Field(default={})
+    pattern: tuple[str, ...] = ()
+    final_norm: Norm | None = None
+    bias: TermSpec | None = None
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _layers(self) -> Self:
+        if (self.block is None) == (not self.blocks):
+            raise ValueError("block: give either block, or blocks with a pattern")
+        if self.blocks and not self.pattern:
+            raise ValueError("pattern: is missing, must name the blocks in order")
+        unknown = [name for name in self.pattern if name not in self.blocks]
+        if unknown:
+            raise ValueError(f"pattern: {unknown[0]!r} is unknown, must be one of {', '.join(self.blocks) or 'no blocks'}")
+        return self
+
+    @property
+    def layers(self) -> tuple[BlockSpec, ...]:
+        """The block of every layer."""
+        if self.block is not None:
+            return (self.block,) * self.num_layers
+        return tuple(self.blocks[self.pattern[i % len(self.pattern)]] for i in range(self.num_layers))
+
+    def build(self, *, d_model: int, d_memory: int | None = None, path: str = "stack") -> Stack:
+        blocks = [spec.build(d_model=d_model, layer=i, d_memory=d_memory) for i, spec in enumerate(self.layers)]
+        for i, block in enumerate(blocks):
+            block.attention.body.path = f"{path}.{i}.self"  # type: ignore[assignment]
+            if block.cross is not None:
+                block.cross.body.path = f"{path}.{i}.cross"  # type: ignore[assignment]
+        bias = None
+        if self.bias is not None:
+            first = self.layers[0].attention
+            heads = first.num_heads if isinstance(first, SoftmaxAttentionSpec) else 1
+            width = first.d_head or d_model // heads if isinstance(first, SoftmaxAttentionSpec) else d_model
+            bias = self.bias.build(num_heads=heads, d_head=width)
+        norm = None if self.final_norm is None else self.final_norm.build(d_model)
+        return Stack(blocks, final_norm=norm, bias=bias, dropout=self.dropout)

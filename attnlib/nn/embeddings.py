@@ -1,0 +1,157 @@
+"""Embeddings: what a token, its place and its type give to the residual stream."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnlib.errors import LayoutError
+from attnlib.layout import Layout
+from attnlib.nn.norms import Norm
+from attnlib.spec import Spec
+
+
+class PositionSpec(Spec, slot="position"):
+    """What a token's place adds to its embedding."""
+
+    def build(self, width: int) -> nn.Module:
+        raise NotImplementedError
+
+
+class LearnedPosition(nn.Module):
+    """weight[position + offset]: a trained vector for each place."""
+
+    def __init__(self, width: int, *, max_length: int, offset: int = 0) -> None:
+        super().__init__()
+        self.max_length, self.offset = max_length, offset
+        self.weight = nn.Parameter(torch.empty(max_length + offset, width))
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, layout: Layout) -> Tensor:
+        if layout.extent is not None and layout.extent > self.max_length:
+            raise LayoutError("embedding.position", f"the text is {layout.extent} tokens long",
+                              f"at most {self.max_length} positions are learned")  # fmt: skip
+        return _rows(self.weight, layout.encoding + self.offset, "embedding.position")
+
+    def extra_repr(self) -> str:
+        return f"max_length={self.max_length}, width={self.weight.shape[1]}"
+
+
+class LearnedSpec(PositionSpec, kind="learned"):
+    """max_length trained vectors, after `offset` unused rows (OPT, BART: 2)."""
+
+    max_length: int = Field(ge=1)
+    offset: int = Field(default=0, ge=0)
+
+    def build(self, width: int) -> nn.Module:
+        return LearnedPosition(width, max_length=self.max_length, offset=self.offset)
+
+
+class Sinusoidal(nn.Module):
+    """sin and cos of position * 10000^(-2i/M) (Vaswani et al. 2017); half-split [sin | cos] or interleaved."""
+
+    def __init__(self, width: int, *, order: Literal["half_split", "interleaved"] = "interleaved") -> None:
+        super().__init__()
+        self.width, self.order = width, order
+
+    def forward(self, layout: Layout) -> Tensor:
+        half = (self.width + 1) // 2
+        rate = torch.exp(torch.arange(half, device=layout.device) * (-2.0 * math.log(10000.0) / self.width))
+        angle = layout.encoding[..., None] * rate  # [B, T, M/2]
+        parts = angle.sin(), angle.cos()
+        table = torch.cat(parts, -1) if self.order == "half_split" else torch.stack(parts, -1).flatten(-2)
+        return table[..., : self.width]
+
+
+class SinusoidalSpec(PositionSpec, kind="sinusoidal"):
+    """Nothing learned; any length."""
+
+    order: Literal["half_split", "interleaved"] = "interleaved"
+
+    def build(self, width: int) -> nn.Module:
+        return Sinusoidal(width, order=self.order)
+
+
+class Embedding(nn.Module):
+    """token[ids] * scale + position + type, then norm, projection to M (factorised) and dropout."""
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        d_embedding: int,
+        d_model: int,
+        scale: float = 1.0,
+        position: nn.Module | None = None,
+        types: int = 0,
+        norm: nn.Module | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.token = nn.Embedding(vocab_size, d_embedding)
+        self.position = position
+        self.token_type = nn.Embedding(types, d_embedding) if types else None
+        self.norm = norm
+        self.project = nn.Linear(d_embedding, d_model) if d_embedding != d_model else None
+        self.scale, self.dropout = scale, dropout
+
+    @property
+    def max_length(self) -> int | None:
+        """Positions there are vectors for; None = no bound."""
+        return getattr(self.position, "max_length", None)
+
+    def forward(
+        self, ids: Tensor | None, layout: Layout, *, embeds: Tensor | None = None, types: Tensor | None = None
+    ) -> Tensor:
+        """ids [B, T] or embeds [B, T, E] (looked up already, not yet scaled) -> [B, T, M]."""
+        if ids is not None:
+            embeds = _rows(self.token.weight, ids, "ids")
+        assert embeds is not None
+        x = embeds if self.scale == 1.0 else embeds * torch.tensor(self.scale, dtype=embeds.dtype)
+        if self.position is not None:
+            x = x + self.position(layout).to(x.dtype)
+        if self.token_type is not None:
+            x = x + (self.token_type.weight[0] if types is None else _rows(self.token_type.weight, types, "types"))
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.project is not None:
+            x = self.project(x)
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+
+
+class EmbeddingSpec(Spec):
+    """d_embedding: null = d_model, else factorised. scale: a number or "sqrt" (of d_embedding). types: token types."""
+
+    d_embedding: int | None = Field(default=None, ge=1)
+    scale: float | Literal["sqrt"] = 1.0
+    position: PositionSpec | None = None
+    types: int = Field(default=0, ge=0)
+    norm: Norm | None = None
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    def build(self, *, vocab_size: int, d_model: int) -> Embedding:
+        width = self.d_embedding or d_model
+        return Embedding(
+            vocab_size=vocab_size,
+            d_embedding=width,
+            d_model=d_model,
+            scale=math.sqrt(width) if self.scale == "sqrt" else float(self.scale),
+            position=None if self.position is None else self.position.build(width),
+            types=self.types,
+            norm=None if self.norm is None else self.norm.build(width),
+            dropout=self.dropout,
+        )
+
+
+def _rows(table: Tensor, index: Tensor, path: str) -> Tensor:
+    """table[index], with an error that names the place where an index lies outside."""
+    try:
+        return F.embedding(index, table)
+    except IndexError:
+        low, high = int(index.min()), int(index.max())
+        raise LayoutError(path, f"hold {low}..{high}", f"must lie in 0..{table.shape[0] - 1}") from None
