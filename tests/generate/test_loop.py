@@ -1,0 +1,277 @@
+import copy
+
+import pytest
+import torch
+from toys import Bytes, Replay, Script, Toy
+
+from attnlib.errors import AttnlibError, LayoutError, UsageError
+from attnlib.generate import Sampling, generate, score, stream
+from attnlib.layout import Layout
+
+PROMPTS = [[1, 2, 3], [4], [5, 6, 1, 2, 0], [3, 3]]
+HOT = {"temperature": 1.3, "top_p": 0.95, "seed": 11, "max_new_tokens": 12}
+
+
+def said(results):
+    return [(r.ids, r.finish_reason) for r in results]
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=11, n_positions=32, n_embd=16, n_layer=2, n_head=2,
+                                     initializer_range=0.9, bos_token_id=None, eos_token_id=None)  # fmt: skip
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+def theirs(model, prompt, **options):
+    ids = torch.tensor([prompt])
+    with torch.no_grad():
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **options)
+    return [row[len(prompt):].tolist() for row in out]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.4}])
+def test_greedy_equals_transformers_on_a_ragged_batch(gpt2, options):
+    ours = generate(Replay(gpt2), PROMPTS, max_new_tokens=9, **options)
+    for result, prompt in zip(ours, PROMPTS):
+        assert list(result.ids) == theirs(gpt2, prompt, max_new_tokens=9, do_sample=False, **options)[0]
+
+
+@pytest.mark.parametrize("options", [{}, HOT, {**HOT, "n": 3}, {**HOT, "top_k": 3, "repetition_penalty": 1.2}])
+@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+def test_a_row_in_a_batch_equals_the_row_alone(kind, options):
+    model = Toy(kind, eos=0, start=1, seed=3)
+    together = generate(model, PROMPTS, **options)
+    alone = [result for prompt in PROMPTS for result in generate(model, [prompt], **options)]
+    assert said(together) == said(alone)
+    assert [r.logprobs for r in together] == [pytest.approx(r.logprobs, abs=1e-5) for r in alone]
+    assert said(generate(model, PROMPTS[::-1], **options)[:: options.get("n", 1) or 1][-1:]) == said(together[:1])
+
+
+def test_seeds_reproduce_and_differ():
+    model = Toy()
+    first, again, other = (generate(model, PROMPTS, **{**HOT, "seed": seed}) for seed in (1, 1, 2))
+    assert said(first) == said(again) != said(other)
+
+
+def test_equal_prompts_give_equal_results_and_n_gives_several():
+    results = generate(Toy(), [[1, 2], [1, 2]], n=4, **HOT)
+    assert [(r.prompt, r.sample) for r in results] == [(p, s) for p in range(2) for s in range(4)]
+    assert said(results[:4]) == said(results[4:])
+    assert len({r.ids for r in results}) == 4
+
+
+def test_the_first_of_n_is_the_result_of_one():
+    assert said(generate(Toy(), PROMPTS, n=3, **HOT)[::3]) == said(generate(Toy(), PROMPTS, **HOT))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 99])
+@pytest.mark.parametrize("options", [{}, HOT])
+def test_prefill_in_chunks_changes_nothing(chunk, options):
+    model = Toy()
+    assert said(generate(model, PROMPTS, prefill_chunk=chunk, **options)) == said(generate(model, PROMPTS, **options))
+    model.steps.clear()
+    generate(model, PROMPTS, prefill_chunk=chunk, max_new_tokens=1)
+    assert sum(columns for _, columns in model.steps) == 5 and max(c for _, c in model.steps) <= chunk
+
+
+def test_finished_rows_leave_the_batch():
+    model = Toy(eos=0, seed=3)
+    results = generate(model, PROMPTS, **HOT)
+    lengths = [len(r.ids) for r in results]
+    assert len(set(lengths)) > 1, "the example must have rows that end at different steps"
+    assert model.steps[1:] == [(sum(n > step for n in lengths), 1) for step in range(1, max(lengths))]
+    assert all((r.ids[-1] == 0) == (r.finish_reason == "eos") and 0 not in r.ids[:-1] for r in results)
+
+
+def test_any_of_several_eos_ends_a_row():
+    free = generate(Toy(), [[1, 2]], max_new_tokens=8)[0].ids
+    result = generate(Toy(), [[1, 2]], max_new_tokens=8, eos=[free[2], free[4]])[0]
+    assert result.ids == free[: 1 + min(free.index(free[2]), free.index(free[4]))] and result.finish_reason == "eos"
+
+
+@pytest.mark.parametrize("options", [{}, HOT, {**HOT, "top_k": 2, "repetition_penalty": 1.5}])
+def test_logprobs_are_those_of_the_model_whatever_chose(options):
+    model = Toy()
+    for result, prompt in zip(generate(model, PROMPTS, **options), PROMPTS):
+        scored = score(model, [prompt + list(result.ids)])[0].logprobs[len(prompt) - 1 :]
+        assert result.logprobs == pytest.approx(scored, abs=1e-5)
+        assert result.score == pytest.approx(sum(scored), abs=1e-4)
+
+
+def test_tensors_with_masks_and_layouts_equal_lists():
+    model = Toy()
+    wanted = said(generate(model, [[1, 2, 3], [4]]))
+    left, right = torch.tensor([[1, 2, 3], [6, 6, 4]]), torch.tensor([[1, 2, 3], [4, 6, 6]])
+    assert said(generate(model, left, attention_mask=torch.tensor([[1, 1, 1], [0, 0, 1]]))) == wanted
+    assert said(generate(model, right, attention_mask=torch.tensor([[1, 1, 1], [1, 0, 0]]))) == wanted
+    assert said(generate(model, left, layout=Layout.from_lengths([3, 1], side="left"))) == wanted
+    assert said(generate(model, [torch.tensor([1, 2, 3]), torch.tensor([4])])) == wanted
+    assert said(generate(model, torch.tensor([[1, 2, 3]]))) == wanted[:1]
+
+
+def test_encoder_decoder_begins_with_start_and_then_the_decoder_prompt():
+    model = Toy("encoder_decoder", start=5)
+    free = generate(model, PROMPTS, max_new_tokens=6)
+    forced = generate(model, PROMPTS, max_new_tokens=4, decoder_prompts=[list(r.ids[:2]) for r in free])
+    assert [r.ids[2:] for r in free] == [r.ids for r in forced]
+    assert said(generate(model, PROMPTS, start=5, decoder_prompts=[[5]] * 4)) == said(generate(model, PROMPTS))
+
+
+def test_an_empty_prompt_starts_from_the_start_id():
+    assert said(generate(Toy(), [[], [2, 2]], start=3)) == said(generate(Toy(start=3), [[3], [2, 2]]))
+
+
+# -- text ------------------------------------------------------------------------------------------------------------
+
+
+def test_text_is_cut_before_a_stop_string_that_crosses_tokens():
+    result = generate(Script(b"the end. More"), ["x"], tokenizer=Bytes(), stop=[". M", "zz"])[0]
+    assert (result.text, result.finish_reason) == ("the end", "stop")
+    assert bytes(result.ids) == b"the end. M" and len(result.logprobs) == 10
+
+
+def test_streamed_pieces_join_to_the_text_and_never_hold_half_a_code_point():
+    model, whole = Script("né 😀 §".encode()), "né 😀 §"
+    options = {"tokenizer": Bytes(), "max_new_tokens": len(whole.encode()), "stop": ["§§"]}
+    events = list(stream(model, ["q"], **options))
+    assert "".join(e.text for e in events) == whole == generate(model, ["q"], **options)[0].text
+    assert not any("\ufffd" in e.text for e in events)
+    assert [e.finish_reason for e in events[:-1]] == [None] * (len(events) - 1) and events[-1].finish_reason == "length"
+    assert [e.text for e in events][-2:] == ["", "§"], "what may begin a stop string waits"
+
+
+def test_eos_is_among_the_ids_but_not_in_the_text():
+    result = generate(Script(b"ab!c"), ["x"], tokenizer=Bytes(), eos=ord("!"))[0]
+    assert (result.text, bytes(result.ids), result.finish_reason) == ("ab", b"ab!", "eos")
+
+
+def test_stream_gives_what_generate_gives():
+    model = Toy(eos=0)
+    events = list(stream(model, PROMPTS, n=2, **HOT))
+    for result in generate(model, PROMPTS, n=2, **HOT):
+        mine = [e for e in events if (e.prompt, e.sample) == (result.prompt, result.sample)]
+        assert tuple(e.token for e in mine) == result.ids and tuple(e.logprob for e in mine) == result.logprobs
+        assert mine[-1].finish_reason == result.finish_reason
+
+
+# -- manners -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}])
+def test_the_training_flags_are_left_as_found(options):
+    model = Toy()
+    model.dropout.eval()
+    model.training = True
+    wanted = said(generate(copy.deepcopy(model).eval(), PROMPTS, **options))
+    assert said(generate(model, PROMPTS, **options)) == wanted, "dropout must be off"
+    assert model.training and not model.dropout.training
+    model.train()
+    assert said(generate(model, PROMPTS, **options)) == wanted
+    assert model.training and model.dropout.training
+
+
+def test_a_stream_left_early_restores_flags_and_gradients():
+    model = Toy().train()
+    events = stream(model, PROMPTS)
+    next(events)
+    assert torch.is_grad_enabled()
+    events.close()
+    assert model.training and torch.is_grad_enabled()
+
+
+def test_a_model_in_evaluation_is_never_switched(monkeypatch):
+    model = Toy().eval()
+    monkeypatch.setattr(torch.nn.Module, "train", lambda *_: pytest.fail("switched"))
+    generate(model, PROMPTS, max_new_tokens=2)
+
+
+def test_no_prompts_give_no_results():
+    assert generate(Toy(), []) == generate(Toy(), [], num_beams=2) == list(stream(Toy(), [])) == score(Toy(), []) == []
+
+
+def test_options_go_over_a_sampling():
+    base = Sampling(**HOT)
+    assert said(generate(Toy(), PROMPTS, sampling=base)) == said(generate(Toy(), PROMPTS, **HOT))
+    assert said(generate(Toy(), PROMPTS, sampling=base, temperature=0.0, top_p=None)) == said(
+        generate(Toy(), PROMPTS, max_new_tokens=12))  # fmt: skip
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("options", "path", "words"), [
+    ({"temperature": -0.1}, "generate.temperature", "-0.1"),
+    ({"temperature": float("nan")}, "generate.temperature", "not a number"),
+    ({"temperature": 1.0, "top_p": 1.5}, "generate.top_p", "1.5"),
+    ({"temperature": 1.0, "top_k": 0}, "generate.top_k", "is 0"),
+    ({"temperature": 1.0, "min_p": -1.0}, "generate.min_p", "-1.0"),
+    ({"top_k": 5}, "generate.top_k", "needs temperature > 0"),
+    ({"n": 2}, "generate.n", "greedy results would all be equal"),
+    ({"num_beams": 2, "temperature": 0.5}, "generate.num_beams", "beam search does not sample"),
+    ({"num_beams": 2, "n": 3}, "generate.n", "at most num_beams"),
+    ({"num_beams": 2, "stop": "x"}, "generate.stop", "eos ids only"),
+    ({"stop": ""}, "generate.stop", "empty"),
+    ({"stop": "x"}, "generate.stop", "tokenizer"),
+    ({"max_new_tokens": 0}, "generate.max_new_tokens", "is 0"),
+    ({"max_new_tokens": 2.5}, "generate.max_new_tokens", "2.5"),
+    ({"repetition_penalty": 0.0}, "generate.repetition_penalty", "0.0"),
+    ({"cache": "paged"}, "generate.cache", "'paged'"),
+    ({"early_stopping": "maybe"}, "generate.early_stopping", "maybe"),
+    ({"eos": 7}, "generate.eos", "0..6"),
+    ({"top-k": 7}, "generate.top-k", "top_k"),
+])  # fmt: skip
+def test_options_that_do_not_hold_are_named(options, path, words):
+    with pytest.raises(AttnlibError) as error:
+        generate(Toy(), PROMPTS, **options)
+    assert str(error.value).startswith(f"{path}") and words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("prompts", "path", "words"), [
+    ([[1], []], "prompts.1", "empty"),
+    ([[1], [2, 7]], "prompts.1", "token 1 is 7"),
+    ([[-1]], "prompts.0", "0..6"),
+    ([[1] * 10], "prompts.0", "positions end at 12"),
+    ([1, 2], "prompts", "list of prompts"),
+    ("text", "prompts", "list of prompts"),
+    (["text"], "prompts.0", "needs a tokenizer"),
+    (torch.zeros(2, 2), "prompts", "torch.float32"),
+    (torch.zeros(2, dtype=torch.long), "prompts", "(2,)"),
+])  # fmt: skip
+@pytest.mark.parametrize("beams", [1, 2])
+def test_prompts_that_do_not_fit_are_named(prompts, path, words, beams):
+    with pytest.raises(AttnlibError) as error:
+        generate(Toy(max_length=12), prompts, max_new_tokens=3, num_beams=beams)
+    assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
+
+
+def test_a_prompt_that_just_fits_is_taken():
+    assert len(generate(Toy(max_length=12), [[1] * 9], max_new_tokens=3)[0].ids) == 3
+
+
+def test_packed_prompts_are_refused():
+    with pytest.raises(LayoutError, match="several segments"):
+        generate(Toy(), torch.ones(1, 4, dtype=torch.long), layout=Layout.packed([[2, 2]]))
+
+
+def test_wrong_kinds_are_refused():
+    with pytest.raises(UsageError, match="is an encoder"):
+        generate(Toy("encoder"), PROMPTS)
+    with pytest.raises(UsageError, match="given to a decoder"):
+        generate(Toy(), PROMPTS, decoder_prompts=PROMPTS)
+    with pytest.raises(LayoutError, match=r"decoder_prompts\.0: is empty"):
+        generate(Toy("encoder_decoder"), PROMPTS)
+    with pytest.raises(LayoutError, match="1 for 4"):
+        generate(Toy("encoder_decoder"), PROMPTS, decoder_prompts=[[1]])
+    with pytest.raises(UsageError, match="known only at the end"):
+        stream(Toy(), PROMPTS, num_beams=2)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"num_beams": 2}])
+def test_logits_that_are_not_numbers_are_reported(options):
+    model = Toy()
+    model.out.data[:] = float("nan")
+    with pytest.raises(UsageError, match="not numbers after 0 new tokens"):
+        generate(model, PROMPTS, **options)
