@@ -90,9 +90,7 @@ def beam_search(job: Job) -> list[Generation]:
     return [result for prompt in range(prompts) for result in _results(job, prompt, results[prompt])]
 
 
-def _candidates(
-    job: Job, logits: Tensor, beams: _Beams, open_prompts: list[int], length: int
-) -> tuple[_Beams, Tensor]:
+def _candidates(job: Job, logits: Tensor, beams: _Beams, open_prompts: list[int], length: int) -> tuple[_Beams, Tensor]:
     """The best continuations of each prompt's beams by one token, and the beam each comes from, [P, C].
 
     C = K * (number of eos + 1), at least 2 K: enough that K of them stay open.

@@ -52,7 +52,7 @@ class Sampling(Spec):
     def _agree(self) -> Self:
         if self.num_beams > 1 and self.temperature > 0:
             raise UsageError("num_beams", f"is {self.num_beams} with temperature {self.temperature}",
-                             "beam search does not sample", "leave out temperature, or num_beams")
+                             "beam search does not sample", "leave out temperature, or num_beams")  # fmt: skip
         if self.num_beams > 1 and self.n > self.num_beams:
             raise UsageError("n", f"is {self.n} with num_beams {self.num_beams}", "must be at most num_beams")
         if self.num_beams > 1 and self.stop:
@@ -63,7 +63,7 @@ class Sampling(Spec):
                     raise UsageError(name, f"is {getattr(self, name)} without sampling", "needs temperature > 0")
             if self.num_beams == 1 and self.n > 1:
                 raise UsageError("n", f"is {self.n} without sampling", "greedy results would all be equal",
-                                 "give temperature > 0, or num_beams >= n")
+                                 "give temperature > 0, or num_beams >= n")  # fmt: skip
         if any(not text for text in self.stop):
             raise UsageError("stop", "holds an empty string", "must hold texts to stop at")
         return self
@@ -74,7 +74,7 @@ class Sampling(Spec):
         for name in options:
             if name not in cls.model_fields:
                 raise UsageError(f"generate.{name}", "no such option", "must be a field of Sampling",
-                                 nearest(name, cls.model_fields))
+                                 nearest(name, cls.model_fields))  # fmt: skip
         if base is not None and not options:
             return base
         values = {name: getattr(base, name) for name in cls.model_fields} if base is not None else {}

@@ -132,9 +132,7 @@ def _real(ids: Tensor, layout: Layout, path: str) -> list[list[int]]:
     return [[int(i) for i in row[keep].tolist()] for row, keep in zip(ids, real)]
 
 
-def decoder_rows(
-    given: Prompts | None, count: int, start: int | None, tokenizer: Tokenizer | None
-) -> list[list[int]]:
+def decoder_rows(given: Prompts | None, count: int, start: int | None, tokenizer: Tokenizer | None) -> list[list[int]]:
     """The decoder's prompt of each source: the start id, and what was given after it."""
     rows = [[] for _ in range(count)] if given is None else as_rows(given, "decoder_prompts", tokenizer=tokenizer)
     if len(rows) != count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from attnlib.generate.options import Sampling
 
 _HIDDEN = float("-inf")
+_NUCLEUS = (256, 4096)  # how many of the likeliest tokens top-p looks at before it sorts all
 
 
 def temperature(logits: Tensor, value: float) -> Tensor:
@@ -32,18 +34,28 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     """
     if p >= 1:
         return logits
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    weights = ordered.softmax(-1, dtype=torch.float64)
-    before = weights.cumsum(-1) - weights  # mass of the likelier tokens
-    drop = before >= p
-    drop[..., 0] = False
-    return logits.masked_fill(drop.scatter(-1, order, drop), _HIDDEN)
+    vocab, total = logits.shape[-1], logits.logsumexp(-1, keepdim=True)
+    for width in (
+        *(n for n in _NUCLEUS if n < vocab),
+        vocab,
+    ):  # sorting all of a large vocabulary costs more than the rest together
+        ordered = logits.topk(width, dim=-1).values
+        weights = (ordered - total).exp().double()
+        mass = weights.cumsum(-1)
+        if bool((mass[:, -1] >= p).all()):
+            break
+    count = (
+        (mass - weights < p).sum(-1, keepdim=True).clamp(min=1)
+    )  # a token stays if the likelier ones fall short of p
+    least = ordered.gather(-1, count - 1)
+    above, ties = logits > least, logits == least
+    room = count - above.sum(-1, keepdim=True)
+    return logits.masked_fill(~(above | (ties & (ties.cumsum(-1) <= room))), _HIDDEN)
 
 
 def min_p(logits: Tensor, p: float) -> Tensor:
     """Keeps tokens at least p times as probable as the likeliest (Nguyen et al. 2024): logit >= max + log p."""
-    weights = logits.softmax(-1)
-    return logits.masked_fill(weights < p * weights.amax(-1, keepdim=True), _HIDDEN)
+    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + (math.log(p) if p else _HIDDEN), _HIDDEN)
 
 
 def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -65,9 +77,7 @@ def filtered(logits: Tensor, options: Sampling) -> Tensor:
 
 def greedy(logits: Tensor) -> Tensor:
     """The likeliest token of each row, [B]; of tied ones the lowest id."""
-    places = torch.arange(logits.shape[-1], device=logits.device)
-    ties = logits == logits.amax(-1, keepdim=True)
-    return torch.where(ties, places, logits.shape[-1] - 1).amin(-1)
+    return logits.argmax(-1)
 
 
 def draw(logits: Tensor, uniforms: Sequence[float]) -> Tensor:
@@ -76,7 +86,7 @@ def draw(logits: Tensor, uniforms: Sequence[float]) -> Tensor:
     One number a row and fp64 sums on the CPU: what a row draws depends on nothing but its own logits and number, and is
     the same on every device.
     """
-    cumulative = logits.cpu().softmax(-1, dtype=torch.float64).cumsum(-1)
+    cumulative = logits.cpu().softmax(-1).cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     aim = torch.tensor(uniforms, dtype=torch.float64)[:, None] * total
     # strictly below the total: the first slot that rises above it is one with probability, whatever was rounded

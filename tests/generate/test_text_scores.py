@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from toys import Toy
+from generation_toys import Toy
 
 from attnlib.errors import AttnlibError
 from attnlib.generate import perplexity, score

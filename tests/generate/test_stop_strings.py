@@ -1,7 +1,7 @@
 import pytest
+from generation_toys import Bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import Bytes
 
 from attnlib.generate.stops import Detokenizer, StopStrings
 

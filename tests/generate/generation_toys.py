@@ -7,6 +7,10 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from attnlib.layout import Layout
+
+PROMPTS = [[1, 2, 3], [4], [5, 6, 1, 2, 0], [3, 3]]
+
 
 class ToyState:
     """A running sum per row; it checks that every token stands where its row is."""
@@ -21,8 +25,6 @@ class ToyState:
         return tuple(self.counts)
 
     def following(self, tokens: int = 1):
-        from attnlib.layout import Layout
-
         return Layout.from_lengths([tokens] * len(self.counts), tokens, starts=self.counts)
 
     def select(self, rows: Tensor) -> None:
@@ -79,10 +81,10 @@ class Toy(nn.Module):
 class Replay:
     """A transformers model behind the protocol: each step reads a row's whole text again, rows apart, unpadded."""
 
-    def __init__(self, hf, *, kind="decoder", eos=None, start=None, max_length=None):
-        self.hf = hf.eval()
-        self.spec = SimpleNamespace(kind=kind, vocab_size=hf.config.vocab_size, eos_id=eos, start_id=start)
-        self.max_length = max_length
+    def __init__(self, hf):
+        self.hf, self.max_length = hf, None
+        kind, start = ("encoder_decoder", 0) if hf.config.is_encoder_decoder else ("decoder", None)
+        self.spec = SimpleNamespace(kind=kind, vocab_size=hf.config.vocab_size, eos_id=None, start_id=start)
 
     def begin(self, source_ids=None, layout=None, *, batch=None, cache="growing", capacity=None):
         rows = [None] * batch if source_ids is None else list(source_ids)
@@ -102,14 +104,20 @@ class Replay:
         return torch.cat(out)
 
 
+def theirs(hf, prompt, **options):
+    """New tokens of transformers' own generation."""
+    ids = torch.tensor([prompt])
+    with torch.no_grad():
+        out = hf.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, do_sample=False, **options)
+    return [row[1 if hf.config.is_encoder_decoder else len(prompt) :].tolist() for row in out]
+
+
 class ReplayState:
     def __init__(self, sources):
         self.sources = sources
         self.texts = [[] for _ in sources]
 
     def following(self, tokens=1):
-        from attnlib.layout import Layout
-
         return Layout.from_lengths([tokens] * len(self.texts), tokens, starts=[len(text) for text in self.texts])
 
     def select(self, rows):

@@ -2,13 +2,12 @@ import copy
 
 import pytest
 import torch
-from toys import Bytes, Replay, Script, Toy
+from generation_toys import PROMPTS, Bytes, Replay, Script, Toy, theirs
 
 from attnlib.errors import AttnlibError, LayoutError, UsageError
 from attnlib.generate import Sampling, generate, score, stream
 from attnlib.layout import Layout
 
-PROMPTS = [[1, 2, 3], [4], [5, 6, 1, 2, 0], [3, 3]]
 HOT = {"temperature": 1.3, "top_p": 0.95, "seed": 11, "max_new_tokens": 12}
 
 
@@ -16,27 +15,12 @@ def said(results):
     return [(r.ids, r.finish_reason) for r in results]
 
 
-@pytest.fixture(scope="module")
-def gpt2():
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(vocab_size=11, n_positions=32, n_embd=16, n_layer=2, n_head=2,
-                                     initializer_range=0.9, bos_token_id=None, eos_token_id=None)  # fmt: skip
-    return transformers.GPT2LMHeadModel(config).eval()
-
-
-def theirs(model, prompt, **options):
-    ids = torch.tensor([prompt])
-    with torch.no_grad():
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **options)
-    return [row[len(prompt):].tolist() for row in out]  # fmt: skip
-
-
 @pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.4}])
-def test_greedy_equals_transformers_on_a_ragged_batch(gpt2, options):
-    ours = generate(Replay(gpt2), PROMPTS, max_new_tokens=9, **options)
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_greedy_equals_transformers_on_a_ragged_batch(oracles, name, options):
+    ours = generate(Replay(oracles[name]), PROMPTS, max_new_tokens=9, **options)
     for result, prompt in zip(ours, PROMPTS):
-        assert list(result.ids) == theirs(gpt2, prompt, max_new_tokens=9, do_sample=False, **options)[0]
+        assert list(result.ids) == theirs(oracles[name], prompt, max_new_tokens=9, **options)[0]
 
 
 @pytest.mark.parametrize("options", [{}, HOT, {**HOT, "n": 3}, {**HOT, "top_k": 3, "repetition_penalty": 1.2}])

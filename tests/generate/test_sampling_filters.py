@@ -71,6 +71,14 @@ def test_top_p_takes_the_lower_id_of_tied_tokens_first():
     assert kept(sampling.top_p(torch.zeros(1, 5), 0.0)) == [[0]]
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("spread", [0.01, 3.0])
+def test_top_p_of_a_large_vocabulary_equals_transformers(warpers, p, spread):
+    logits = some_logits(1, rows=2, vocab=3001) * spread
+    ours, theirs = kept(sampling.top_p(logits, p)), kept(warpers.TopPLogitsWarper(p)(None, logits))
+    assert all(len(set(a) ^ set(b)) <= 1 for a, b in zip(ours, theirs)), "sums round differently at the edge"
+
+
 def test_top_p_stops_once_the_mass_is_reached():
     logits = torch.tensor([[0.5, 0.25, 0.25]]).log()
     assert kept(sampling.top_p(logits, 0.5)) == [[0]]

@@ -2,8 +2,7 @@ import itertools
 
 import pytest
 import torch
-from test_loop import PROMPTS, gpt2, theirs  # noqa: F401
-from toys import Bytes, Replay, Script, Toy
+from generation_toys import PROMPTS, Bytes, Replay, Script, Toy, theirs
 
 from attnlib.generate import generate, score
 
@@ -41,17 +40,19 @@ def test_beams_of_width_v_to_the_l_equal_brute_force(kind, penalty, early):
 @pytest.mark.parametrize("beams", [2, 3, 5])
 @pytest.mark.parametrize("penalty", [0.0, 1.0, -1.0, 2.0])
 @pytest.mark.parametrize("early", [False, True, "never"])
-def test_beam_search_equals_transformers(gpt2, beams, penalty, early):  # noqa: F811
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_beam_search_equals_transformers(oracles, name, beams, penalty, early):
     options = {"max_new_tokens": 8, "num_beams": beams, "length_penalty": penalty, "early_stopping": early}
-    ours = generate(Replay(gpt2), PROMPTS, eos=(3, 7), n=2, **options)
+    ours = generate(Replay(oracles[name]), PROMPTS, eos=(3, 7), n=2, **options)
     for number, prompt in enumerate(PROMPTS):
-        wanted = theirs(gpt2, prompt, eos_token_id=[3, 7], do_sample=False, num_return_sequences=2, **options)
+        wanted = theirs(oracles[name], prompt, eos_token_id=[3, 7], num_return_sequences=2, **options)
         for result, ids in zip((r for r in ours if r.prompt == number), wanted):
             length = next((i + 1 for i, token in enumerate(ids) if token in (3, 7)), len(ids))
             assert list(result.ids) == ids[:length]
 
 
-def test_beam_scores_and_penalties_equal_transformers(gpt2):  # noqa: F811
+def test_beam_scores_and_penalties_equal_transformers(oracles):
+    gpt2 = oracles["gpt2"]
     ids, more = torch.tensor([PROMPTS[0]]), {"return_dict_in_generate": True, "output_scores": True}
     options = {"max_new_tokens": 8, "num_beams": 3, "repetition_penalty": 1.3}
     out = gpt2.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, eos_token_id=[3], do_sample=False,
