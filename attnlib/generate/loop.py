@@ -35,14 +35,15 @@ def generate(
     prompts          id lists of any lengths, texts (with a tokenizer), or ids [B, T] with `attention_mask` or `layout`;
                      the source of an encoder-decoder
     decoder_prompts  encoder-decoder only: what the output begins with, after the start id
-    tokenizer        anything with encode(text) and decode(ids); gives `text`
-    start            the id a decoder begins with where there is no prompt; None = what the model's spec says
+    tokenizer        anything with encode(text) and decode(ids); gives `text`, and the eos unless `eos` is given
+    start            the id a decoder begins with where there is no prompt; None = what the model's spec says, or the
+                     tokenizer's bos
     sampling         the choices; `options` are fields of `Sampling` over it: max_new_tokens, temperature, ...
 
     Greedy unless told otherwise. A row does not depend on the rows beside it: sampling draws one number a step from a
     hash of (seed, sample number, the row's prompt, step). Equal prompts thus give equal results: n asks for several.
 
-    LayoutError for prompts that do not fit the model, UsageError for options that do not hold.
+    LayoutError for prompts that do not fit the model; UsageError and SpecErrors for what cannot be asked of it.
     """
     chosen = Sampling.of(sampling, **options)
     job = prepare(model, prompts, chosen, attention_mask=attention_mask, layout=layout,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from attnlib.errors import UsageError, nearest
+from attnlib.errors import UsageError
 from attnlib.spec import Spec
 
 
 class Sampling(Spec):
-    """How tokens are chosen and when a row ends. The default is greedy.
+    """How tokens are chosen and when a row ends. The default is greedy. SpecErrors where values do not hold.
 
     Filters apply in the order repetition penalty, temperature, top-k, top-p, min-p.
 
@@ -26,21 +25,21 @@ class Sampling(Spec):
     early_stopping      True: a prompt is done with its first `num_beams` finished beams; False: also once the best open
                         beam, at its present length, cannot enter them; "never": only when no longer beam could
     stop                strings that end a row; the text is cut before them
-    eos                 ids that end a row; None = those the model's spec names
+    eos                 ids that end a row; None = the tokenizer's eos, if one is given
     seed                equal seeds give equal results
     prefill_chunk       prompt tokens a forward; None = all at once
     cache               kind of key-value cache
     """
 
     max_new_tokens: int = Field(default=64, ge=1)
-    temperature: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    temperature: float = Field(default=0.0, ge=0.0)
     top_k: int | None = Field(default=None, ge=1)
     top_p: float | None = Field(default=None, ge=0.0, le=1.0)
     min_p: float | None = Field(default=None, ge=0.0, le=1.0)
-    repetition_penalty: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
+    repetition_penalty: float = Field(default=1.0, gt=0.0)
     n: int = Field(default=1, ge=1)
     num_beams: int = Field(default=1, ge=1)
-    length_penalty: float = Field(default=1.0, allow_inf_nan=False)
+    length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     stop: tuple[str, ...] = ()
     eos: tuple[int, ...] | None = None
@@ -70,35 +69,8 @@ class Sampling(Spec):
 
     @classmethod
     def of(cls, base: Sampling | None = None, /, **options: Any) -> Sampling:
-        """`base` with `options` over it; UsageError `generate.OPTION: ...` for what does not hold."""
-        for name in options:
-            if name not in cls.model_fields:
-                raise UsageError(f"generate.{name}", "no such option", "must be a field of Sampling",
-                                 nearest(name, cls.model_fields))  # fmt: skip
-        if base is not None and not options:
-            return base
-        values = {name: getattr(base, name) for name in cls.model_fields} if base is not None else {}
-        values.update({name: _plain(name, value) for name, value in options.items()})
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise _usage(error) from None
-
-
-def _plain(name: str, value: Any) -> Any:
-    """People give one stop string, one eos id, or a list: tuples all."""
-    if name in ("stop", "eos") and value is not None:
-        return tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
-    return value
-
-
-def _usage(error: ValidationError) -> UsageError:
-    first = error.errors(include_url=False)[0]
-    inner = first.get("ctx", {}).get("error")
-    if isinstance(inner, UsageError):
-        return UsageError(f"generate.{inner.path}", inner.fact, inner.wish, inner.hint)
-    place = ".".join(str(part) for part in first["loc"] if part not in ("bool", "int", "float", "str"))
-    wish = first["msg"].replace("Input should", "should")
-    value = first["input"]
-    fact = "is not a number" if isinstance(value, float) and math.isnan(value) else f"is {value!r}"
-    return UsageError(f"generate.{place}", fact, wish[:1].lower() + wish[1:])
+        """`base` with `options` over it; one stop string or eos id need not be put into a list."""
+        for name in {"stop", "eos"} & options.keys():
+            if isinstance(options[name], str | int):
+                options[name] = (options[name],)
+        return cls(**options) if base is None else base.replace(**options) if options else base

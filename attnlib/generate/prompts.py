@@ -18,7 +18,7 @@ Prompts = Sequence[Sequence[int]] | Sequence[str] | Sequence[Tensor] | Tensor
 
 
 class Tokenizer(Protocol):
-    """What generation needs of a tokenizer."""
+    """What generation needs of a tokenizer. Also read, if there: bos_id, eos_id, mask_id, template."""
 
     def encode(self, text: str, /) -> Sequence[int]: ...
     def decode(self, ids: Sequence[int], /) -> str: ...
@@ -55,18 +55,17 @@ def prepare(
     if is_kind(model, "encoder"):
         raise UsageError("model", "is an encoder", "generation needs a decoder or an encoder-decoder",
                          "score() gives pseudo-log-likelihoods of an encoder")  # fmt: skip
-    vocab = int(model.spec.vocab_size)
-    start = special(model, "start") if start is None else start
-    eos = special(model, "eos") if options.eos is None else options.eos
-    ends = frozenset(() if eos is None else (eos,) if isinstance(eos, int) else eos)
+    vocab, start = vocab_of(model), start_of(model, tokenizer, start)
+    eos = getattr(tokenizer, "eos_id", None)
+    ends = frozenset(options.eos if options.eos is not None else () if eos is None else (eos,))
     check_ids([sorted(ends)], vocab, "generate.eos")
-    check_ids([[] if start is None else [start]], vocab, "generate.start")
     if options.stop and tokenizer is None:
         raise UsageError("generate.stop", "is given without a tokenizer", "stop strings need one", "tokenizer=...")
-    rows = as_rows(prompts, "prompts", attention_mask=attention_mask, layout=layout, tokenizer=tokenizer)
+    both = is_kind(model, "encoder_decoder")
+    rows = as_rows(prompts, "prompts", attention_mask=attention_mask, layout=layout, tokenizer=tokenizer, end=both)
     sources = None
-    if is_kind(model, "encoder_decoder"):
-        sources = check_ids(rows, int(getattr(model.spec, "source_vocab_size", None) or vocab), "prompts", filled=True)
+    if both:
+        sources = check_ids(rows, vocab_of(model, source=True), "prompts", filled=True)
         rows = decoder_rows(decoder_prompts, len(sources), start, tokenizer)
     elif decoder_prompts is not None:
         raise UsageError("decoder_prompts", "given to a decoder", "are for encoder-decoders", "give prompts only")
@@ -81,12 +80,26 @@ def prepare(
 
 
 def is_kind(model: Any, kind: str) -> bool:
-    return bool(getattr(model.spec, "kind", "decoder") == kind)
+    """By what a model can do, so that one built by hand, without a spec, is known too."""
+    able = "encoder" if not hasattr(model, "begin") else "encoder_decoder" if hasattr(model, "encode") else "decoder"
+    return able == kind
 
 
-def special(model: Any, role: str) -> Any:
-    """The id (or ids) that the model's spec gives for "start" or "eos"; None where it says nothing."""
-    return getattr(model.spec, f"{role}_id", None)
+def vocab_of(model: Any, *, source: bool = False) -> int:
+    """How many ids the decoder (or the encoder of a `source`) knows."""
+    other = None if source else getattr(model, "decoder_embedding", None)
+    if model.spec is None:
+        return int((other or model.embedding).token.weight.shape[0])
+    return int((None if source else getattr(model.spec, "decoder_vocab_size", None)) or model.spec.vocab_size)
+
+
+def start_of(model: Any, tokenizer: Tokenizer | None, given: int | None) -> int | None:
+    """What a decoder begins with: the id given, the one that the model's spec says, or the tokenizer's bos."""
+    for start in (given, getattr(model.spec, "decoder_start", None), getattr(tokenizer, "bos_id", None)):
+        if start is not None:
+            check_ids([[start]], vocab_of(model), "start")
+            return int(start)
+    return None
 
 
 def as_rows(
@@ -96,8 +109,12 @@ def as_rows(
     attention_mask: Tensor | None = None,
     layout: Layout | None = None,
     tokenizer: Tokenizer | None = None,
+    end: bool = False,
 ) -> list[list[int]]:
-    """The real tokens of each row, as lists: of id lists, of texts, or of a [B, T] tensor with a mask or layout."""
+    """The real tokens of each row, as lists: of id lists, of texts, or of a [B, T] tensor with a mask or layout.
+
+    Texts get what the tokenizer's template puts before them, such as bos, and with `end` what it puts after.
+    """
     if isinstance(given, Tensor) and given.dim() == 2 and not given.is_floating_point() and given.dtype != torch.bool:
         if layout is None and attention_mask is not None:
             layout = Layout.from_mask(attention_mask)
@@ -115,7 +132,8 @@ def as_rows(
         if isinstance(row, str):
             if tokenizer is None:
                 raise UsageError(f"{path}.{number}", "is text", "needs a tokenizer", "tokenizer=..., or give ids")
-            row = tokenizer.encode(row)
+            before, after = getattr(tokenizer, "template", ((), ()))
+            row = [*before, *tokenizer.encode(row), *(after if end else ())]
         rows.append([int(i) for i in row])
     return rows
 

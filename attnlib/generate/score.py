@@ -21,7 +21,8 @@ from attnlib.generate.prompts import (
     device_of,
     evaluating,
     is_kind,
-    special,
+    start_of,
+    vocab_of,
 )
 from attnlib.layout import Layout
 
@@ -65,34 +66,37 @@ def score(
     """Per-token log-probabilities of every row of `ids`.
 
     decoder           log p(token | those before). The first token has none before it: it is scored only after an
-                      explicit `start` id
+                      explicit `start` id, or the bos of the tokenizer's template
     encoder_decoder   log p(token | source, target before), `ids` being the targets, after the start id
     encoder           pseudo-log-likelihood (Salazar et al. 2020): log p(token | all others), masking each in turn with
-                      `mask_id`
+                      `mask_id` (or the tokenizer's); special tokens of the tokenizer are not scored
 
     `chunk` bounds memory: columns scored at once (decoders), masked copies at once (encoder). LayoutError for rows that
     do not fit the model.
     """
     if chunk < 1:
         raise UsageError("score.chunk", f"is {chunk}", "must be at least 1")
-    rows = as_rows(ids, "ids", attention_mask=attention_mask, layout=layout, tokenizer=tokenizer)
-    vocab = int(model.spec.vocab_size)
-    check_ids(rows, vocab, "ids")
+    alone = is_kind(model, "decoder")
+    rows = as_rows(ids, "ids", attention_mask=attention_mask, layout=layout, tokenizer=tokenizer, end=not alone)
+    check_ids(rows, vocab_of(model), "ids")
     if not rows:
         return []
     if is_kind(model, "encoder"):
-        return _masked(model, rows, mask_id, vocab, chunk)
+        mask_id = getattr(tokenizer, "mask_id", None) if mask_id is None else mask_id
+        return _masked(model, rows, mask_id, frozenset(getattr(tokenizer, "special_names", ())), chunk)
     if is_kind(model, "encoder_decoder"):
         if source is None:
             raise UsageError("score.source", "is missing", "an encoder-decoder scores targets given their sources")
-        sources = as_rows(source, "source", tokenizer=tokenizer)
-        check_ids(sources, int(getattr(model.spec, "source_vocab_size", None) or vocab), "source", filled=True)
+        sources = as_rows(source, "source", tokenizer=tokenizer, end=True)
+        check_ids(sources, vocab_of(model, source=True), "source", filled=True)
         if len(sources) != len(rows):
             raise LayoutError("score.source", f"{len(sources)} sources for {len(rows)} rows", "must be one each")
-        start = special(model, "start") if start is None else start
+        start = start_of(model, tokenizer, start)
         if start is None:
             raise UsageError("score.start", "is missing", "the decoder needs an id to start from", "give start=ID")
         return _causal(model, rows, sources, start, chunk)
+    if start is not None:
+        check_ids([[start]], vocab_of(model), "start")
     return _causal(model, rows, None, start, chunk)
 
 
@@ -120,13 +124,14 @@ def _causal(
 
 
 @torch.no_grad()
-def _masked(model: Any, rows: list[list[int]], mask_id: int | None, vocab: int, chunk: int) -> list[Score]:
+def _masked(model: Any, rows: list[list[int]], mask_id: int | None, special: frozenset[int], chunk: int) -> list[Score]:
     if mask_id is None:
         raise UsageError("score.mask_id", "is missing", "an encoder is scored by masking each token", "give mask_id=ID")
-    check_ids([[mask_id]], vocab, "score.mask_id")
+    check_ids([[mask_id]], vocab_of(model), "score.mask_id")
     found: list[list[float]] = [[] for _ in rows]
+    wanted_at = [(row, column) for row, ids in enumerate(rows) for column, t in enumerate(ids) if t not in special]
     with evaluating(model):
-        for places in _groups([(row, column) for row, ids in enumerate(rows) for column in range(len(ids))], chunk):
+        for places in _groups(wanted_at, chunk):
             copies = [[mask_id if c == column else t for c, t in enumerate(rows[row])] for row, column in places]
             ids, layout, _ = next(blocks(copies, "right", max(len(c) for c in copies), device_of(model)))
             at = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
@@ -135,7 +140,7 @@ def _masked(model: Any, rows: list[list[int]], mask_id: int | None, vocab: int, 
             values = _chosen(model(ids, layout, at=at).logits.float(), wanted)  # logits [N, V], a row each
             for (row, _), value in zip(places, values):
                 found[row].append(value)
-    return [Score(tuple(ids), tuple(values)) for ids, values in zip(rows, found)]
+    return [Score(tuple(t for t in ids if t not in special), tuple(values)) for ids, values in zip(rows, found)]
 
 
 def _groups(places: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:

@@ -36,14 +36,16 @@ class ToyState:
 class Toy(nn.Module):
     """p(next | all tokens before, their order, the source): h <- 0.6 h + E[token] + P[position]; logits = U tanh h."""
 
-    def __init__(self, kind="decoder", vocab=7, width=5, seed=0, max_length=None, eos=None, start=None, sharp=3.0):
+    def __init__(self, kind="decoder", vocab=7, width=5, seed=0, max_length=None, start=None, sharp=3.0):
         super().__init__()
         make = torch.Generator().manual_seed(seed)
         self.embedding = nn.Parameter(torch.randn(vocab, width, generator=make))
         self.position = nn.Parameter(torch.randn(96, width, generator=make) * 0.5)
         self.out = nn.Parameter(torch.randn(width, vocab, generator=make) * sharp)
         self.dropout = nn.Dropout(0.5)
-        self.spec = SimpleNamespace(kind=kind, vocab_size=vocab, eos_id=eos, start_id=start)
+        self.spec = SimpleNamespace(vocab_size=vocab)
+        if kind == "encoder_decoder":
+            self.encode, self.spec.decoder_start = self.begin, start
         self.max_length = max_length
         self.steps: list[tuple[int, int]] = []
 
@@ -69,8 +71,17 @@ class Toy(nn.Module):
             columns.append(torch.stack([self.dropout(h).tanh() @ self.out for h in hidden]))
         return torch.stack(columns, 1)[:, at]
 
+
+class ToyEncoder(nn.Module):
+    """Logits at a place: the sum of all real tokens, each weighed by its place, seen from there."""
+
+    def __init__(self, vocab=7, width=5):
+        super().__init__()
+        toy = Toy(vocab=vocab, width=width)
+        self.embedding, self.position, self.out = toy.embedding, toy.position, toy.out
+        self.spec, self.max_length = toy.spec, None
+
     def forward(self, ids, layout=None, *, at=None):
-        """As an encoder: the sum of all real tokens, each weighed by its place, seen from each place."""
         real = torch.ones(ids.shape) if layout is None or layout.segments is None else (layout.segments >= 0).float()
         place = torch.arange(ids.shape[1]) if layout is None else layout.positions
         total = (self.embedding[ids] * (real * (1.0 + place).sqrt())[..., None]).sum(1, keepdim=True)
@@ -83,8 +94,9 @@ class Replay:
 
     def __init__(self, hf):
         self.hf, self.max_length = hf, None
-        kind, start = ("encoder_decoder", 0) if hf.config.is_encoder_decoder else ("decoder", None)
-        self.spec = SimpleNamespace(kind=kind, vocab_size=hf.config.vocab_size, eos_id=None, start_id=start)
+        self.spec = SimpleNamespace(vocab_size=hf.config.vocab_size)
+        if hf.config.is_encoder_decoder:
+            self.encode, self.spec.decoder_start = hf.encoder, 0
 
     def begin(self, source_ids=None, layout=None, *, batch=None, cache="growing", capacity=None):
         rows = [None] * batch if source_ids is None else list(source_ids)
@@ -140,7 +152,7 @@ class Script:
 
     def __init__(self, script, vocab=256):
         self.script = list(script)
-        self.spec = SimpleNamespace(kind="decoder", vocab_size=vocab, eos_id=None, start_id=None)
+        self.spec = SimpleNamespace(vocab_size=vocab)
         self.max_length = None
 
     def begin(self, *, batch, cache, capacity):

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from generation_toys import PROMPTS, Bytes, Replay, Script, Toy, theirs
+from generation_toys import PROMPTS, Bytes, Replay, Script, Toy, ToyEncoder, theirs
 
 from attnlib.errors import AttnlibError, LayoutError, UsageError
 from attnlib.generate import Sampling, generate, score, stream
@@ -26,7 +26,7 @@ def test_greedy_equals_transformers_on_a_ragged_batch(oracles, name, options):
 @pytest.mark.parametrize("options", [{}, HOT, {**HOT, "n": 3}, {**HOT, "top_k": 3, "repetition_penalty": 1.2}])
 @pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
 def test_a_row_in_a_batch_equals_the_row_alone(kind, options):
-    model = Toy(kind, eos=0, start=1, seed=3)
+    model = Toy(kind, start=1, seed=3)
     together = generate(model, PROMPTS, **options)
     alone = [result for prompt in PROMPTS for result in generate(model, [prompt], **options)]
     assert said(together) == said(alone)
@@ -62,8 +62,8 @@ def test_prefill_in_chunks_changes_nothing(chunk, options):
 
 
 def test_finished_rows_leave_the_batch():
-    model = Toy(eos=0, seed=3)
-    results = generate(model, PROMPTS, **HOT)
+    model = Toy(seed=3)
+    results = generate(model, PROMPTS, eos=0, **HOT)
     lengths = [len(r.ids) for r in results]
     assert len(set(lengths)) > 1, "the example must have rows that end at different steps"
     assert model.steps[1:] == [(sum(n > step for n in lengths), 1) for step in range(1, max(lengths))]
@@ -105,7 +105,10 @@ def test_encoder_decoder_begins_with_start_and_then_the_decoder_prompt():
 
 
 def test_an_empty_prompt_starts_from_the_start_id():
-    assert said(generate(Toy(), [[], [2, 2]], start=3)) == said(generate(Toy(start=3), [[3], [2, 2]]))
+    assert said(generate(Toy(), [[], [2, 2]], start=3)) == said(generate(Toy(), [[3], [2, 2]]))
+    tokenizer = Bytes()
+    tokenizer.bos_id = 3
+    assert generate(Toy(), [[]], tokenizer=tokenizer)[0].ids == generate(Toy(), [[3]])[0].ids
 
 
 # -- text ------------------------------------------------------------------------------------------------------------
@@ -132,10 +135,28 @@ def test_eos_is_among_the_ids_but_not_in_the_text():
     assert (result.text, bytes(result.ids), result.finish_reason) == ("ab", b"ab!", "eos")
 
 
+def test_a_tokenizer_gives_eos_unless_told_otherwise():
+    tokenizer = Bytes()
+    tokenizer.eos_id = ord("!")
+    model = Script(b"ab!c")
+    assert generate(model, ["x"], tokenizer=tokenizer)[0].text == "ab"
+    assert generate(model, ["x"], tokenizer=tokenizer, eos=[], max_new_tokens=4)[0].text == "ab!c"
+    assert generate(model, ["x"], tokenizer=tokenizer, eos=ord("c"))[0].text == "ab!"
+
+
+def test_texts_get_what_the_template_puts_before_them_and_sources_also_what_it_puts_after():
+    tokenizer = Bytes()
+    tokenizer.template = ((1,), (2,))
+    decoder, pair = Toy(vocab=256), Toy("encoder_decoder", vocab=256, start=0)
+    assert generate(decoder, ["a"], tokenizer=tokenizer)[0].ids == generate(decoder, [[1, 97]])[0].ids
+    assert generate(pair, ["a"], tokenizer=tokenizer)[0].ids == generate(pair, [[1, 97, 2]])[0].ids
+    assert score(decoder, ["ab"], tokenizer=tokenizer) == score(decoder, [[97, 98]], start=1)
+
+
 def test_stream_gives_what_generate_gives():
-    model = Toy(eos=0)
-    events = list(stream(model, PROMPTS, n=2, **HOT))
-    for result in generate(model, PROMPTS, n=2, **HOT):
+    model = Toy(seed=3)
+    events = list(stream(model, PROMPTS, n=2, eos=0, **HOT))
+    for result in generate(model, PROMPTS, n=2, eos=0, **HOT):
         mine = [e for e in events if (e.prompt, e.sample) == (result.prompt, result.sample)]
         assert tuple(e.token for e in mine) == result.ids and tuple(e.logprob for e in mine) == result.logprobs
         assert mine[-1].finish_reason == result.finish_reason
@@ -186,31 +207,32 @@ def test_options_go_over_a_sampling():
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("options", "path", "words"), [
-    ({"temperature": -0.1}, "generate.temperature", "-0.1"),
-    ({"temperature": float("nan")}, "generate.temperature", "not a number"),
-    ({"temperature": 1.0, "top_p": 1.5}, "generate.top_p", "1.5"),
-    ({"temperature": 1.0, "top_k": 0}, "generate.top_k", "is 0"),
-    ({"temperature": 1.0, "min_p": -1.0}, "generate.min_p", "-1.0"),
-    ({"top_k": 5}, "generate.top_k", "needs temperature > 0"),
-    ({"n": 2}, "generate.n", "greedy results would all be equal"),
-    ({"num_beams": 2, "temperature": 0.5}, "generate.num_beams", "beam search does not sample"),
-    ({"num_beams": 2, "n": 3}, "generate.n", "at most num_beams"),
-    ({"num_beams": 2, "stop": "x"}, "generate.stop", "eos ids only"),
-    ({"stop": ""}, "generate.stop", "empty"),
-    ({"stop": "x"}, "generate.stop", "tokenizer"),
-    ({"max_new_tokens": 0}, "generate.max_new_tokens", "is 0"),
-    ({"max_new_tokens": 2.5}, "generate.max_new_tokens", "2.5"),
-    ({"repetition_penalty": 0.0}, "generate.repetition_penalty", "0.0"),
-    ({"cache": "paged"}, "generate.cache", "'paged'"),
-    ({"early_stopping": "maybe"}, "generate.early_stopping", "maybe"),
-    ({"eos": 7}, "generate.eos", "0..6"),
-    ({"top-k": 7}, "generate.top-k", "top_k"),
+@pytest.mark.parametrize(("options", "message"), [
+    ({"temperature": -0.1}, "Sampling.temperature: -0.1, wish a number >= 0"),
+    ({"temperature": float("nan")}, "Sampling.temperature: nan"),
+    ({"temperature": 1.0, "top_p": 1.5}, "Sampling.top_p: 1.5"),
+    ({"temperature": 1.0, "top_k": 0}, "Sampling.top_k: 0"),
+    ({"temperature": 1.0, "min_p": -1.0}, "Sampling.min_p: -1.0"),
+    ({"top_k": 5}, "Sampling.top_k: is 5 without sampling, needs temperature > 0"),
+    ({"n": 2}, "Sampling.n: is 2 without sampling, greedy results would all be equal"),
+    ({"num_beams": 2, "temperature": 0.5}, "Sampling.num_beams: is 2 with temperature 0.5"),
+    ({"num_beams": 2, "n": 3}, "Sampling.n: is 3 with num_beams 2, must be at most num_beams"),
+    ({"num_beams": 2, "stop": "x"}, "Sampling.stop: is given with num_beams 2, beam search ends at eos ids only"),
+    ({"stop": ""}, "Sampling.stop: holds an empty string"),
+    ({"stop": "x"}, "generate.stop: is given without a tokenizer"),
+    ({"max_new_tokens": 0}, "Sampling.max_new_tokens: 0"),
+    ({"max_new_tokens": 2.5}, "Sampling.max_new_tokens: 2.5"),
+    ({"repetition_penalty": 0.0}, "Sampling.repetition_penalty: 0.0"),
+    ({"cache": "paged"}, "Sampling.cache: 'paged'"),
+    ({"early_stopping": "maybe"}, "Sampling.early_stopping: 'maybe'"),
+    ({"eos": 7}, "generate.eos.0: token 0 is 7, ids must lie in 0..6"),
+    ({"start": 7}, "start.0: token 0 is 7, ids must lie in 0..6"),
+    ({"topk": 7}, "Sampling.topk: unknown field"),
 ])  # fmt: skip
-def test_options_that_do_not_hold_are_named(options, path, words):
+def test_options_that_do_not_hold_are_named(options, message):
     with pytest.raises(AttnlibError) as error:
         generate(Toy(), PROMPTS, **options)
-    assert str(error.value).startswith(f"{path}") and words in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("prompts", "path", "words"), [
@@ -242,7 +264,7 @@ def test_packed_prompts_are_refused():
 
 def test_wrong_kinds_are_refused():
     with pytest.raises(UsageError, match="is an encoder"):
-        generate(Toy("encoder"), PROMPTS)
+        generate(ToyEncoder(), PROMPTS)
     with pytest.raises(UsageError, match="given to a decoder"):
         generate(Toy(), PROMPTS, decoder_prompts=PROMPTS)
     with pytest.raises(LayoutError, match=r"decoder_prompts\.0: is empty"):

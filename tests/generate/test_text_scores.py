@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from generation_toys import Toy
+from generation_toys import Bytes, Toy, ToyEncoder
 
 from attnlib.errors import AttnlibError
 from attnlib.generate import perplexity, score
@@ -42,13 +42,20 @@ def test_targets_are_scored_given_their_sources(chunk):
 
 @pytest.mark.parametrize("chunk", [1, 4, 256])
 def test_pseudo_log_likelihood_masks_each_token_in_turn(chunk):
-    model = Toy("encoder").eval().requires_grad_(False)
+    model = ToyEncoder().eval().requires_grad_(False)
     for scored, row in zip(score(model, ROWS, mask_id=6, chunk=chunk), ROWS):
         wanted = []
         for place, token in enumerate(row):
             masked = torch.tensor([[*row[:place], 6, *row[place + 1 :]]])
             wanted.append(float(model(masked).logits[0, place].log_softmax(-1)[token]))
         assert scored.logprobs == pytest.approx(wanted, abs=1e-5)
+
+
+def test_special_tokens_of_the_tokenizer_are_not_scored_by_an_encoder():
+    tokenizer, model = Bytes(), ToyEncoder(vocab=256)
+    tokenizer.template, tokenizer.special_names, tokenizer.mask_id = ((1,), (2,)), {1: "cls", 2: "sep", 3: "mask"}, 3
+    found, whole = score(model, ["ab"], tokenizer=tokenizer)[0], score(model, [[1, 97, 98, 2]], mask_id=3)[0]
+    assert (found.ids, found.logprobs) == ((97, 98), whole.logprobs[1:3])
 
 
 def test_perplexity_is_that_of_all_tokens_together():
@@ -67,7 +74,7 @@ def test_padded_tensors_equal_lists():
 
 def test_empty_rows_score_nothing():
     assert [s.logprobs for s in score(Toy(), [[], [1]])] == [(), ()]
-    assert [s.logprobs for s in score(Toy("encoder"), [[]], mask_id=1)] == [()]
+    assert [s.logprobs for s in score(ToyEncoder(), [[]], mask_id=1)] == [()]
 
 
 def test_scoring_leaves_the_training_flag_and_turns_dropout_off():
@@ -82,8 +89,8 @@ def test_scoring_leaves_the_training_flag_and_turns_dropout_off():
     (Toy("encoder_decoder", start=1), {"source": [[1]]}, "1 sources for 3 rows"),
     (Toy("encoder_decoder", start=1), {"source": [[1], [], [2]]}, "source.1: is empty"),
     (Toy("encoder_decoder"), {"source": ROWS}, "score.start: is missing"),
-    (Toy("encoder"), {}, "score.mask_id: is missing"),
-    (Toy("encoder"), {"mask_id": 7}, "score.mask_id"),
+    (ToyEncoder(), {}, "score.mask_id: is missing"),
+    (ToyEncoder(), {"mask_id": 7}, "score.mask_id"),
     (Toy(), {"chunk": 0}, "score.chunk"),
 ])  # fmt: skip
 def test_what_cannot_be_scored_is_named(model, options, words):
