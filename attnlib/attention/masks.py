@@ -13,7 +13,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from attnlib.layout import GLOBAL, PREFIX, Coordinates, Layout
-from attnlib.spec import Spec
+from attnlib.spec import FieldError, Spec
 
 Blocks = Literal["none", "some", "all"]
 
@@ -184,7 +184,7 @@ class Explicit(Mask, kind="explicit"):
     @model_validator(mode="after")
     def _drawn(self) -> Explicit:
         if any(len(row) != len(self.rows[0]) or set(row) - {"#", "."} or not row for row in self.rows):
-            raise ValueError("rows must be of one length and drawn with '#' and '.'")
+            raise FieldError("rows", "an uneven drawing", "wish rows of one length made of '#' and '.'")
         return self
 
     def positional(self) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from attnlib.errors import LayoutError
 from attnlib.layout import Layout
-from attnlib.spec import Spec
+from attnlib.spec import FieldError, Spec
 
 Turn = tuple[Tensor, Tensor]  # cos and sin, [B|1, 1, T, R/2] each
 
@@ -129,11 +129,16 @@ class Rotary(Spec):
     interleaved: bool = False
     scaling: Scaling | None = None
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if isinstance(self.scaling, LongRope) and len(self.scaling.short_factor) != len(self.scaling.long_factor):
-            raise ValueError("scaling: short_factor and long_factor must have one length, half the turned channels")
-        return self
+    def check(self, d_head: int) -> None:
+        """Raises FieldError where it cannot turn heads of this width."""
+        width = self.width(d_head)
+        if width < 2:
+            raise FieldError("rotary.fraction", str(self.fraction), f"must turn at least 2 of {d_head} channels")
+        if isinstance(self.scaling, LongRope):
+            for name in ("short_factor", "long_factor"):
+                if len(getattr(self.scaling, name)) != width // 2:
+                    given = len(getattr(self.scaling, name))
+                    raise FieldError(f"rotary.scaling.{name}", f"{given} factors", f"must be {width // 2}, one a pair")
 
     @property
     def reads_length(self) -> bool:

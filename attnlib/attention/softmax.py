@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Protocol, Self, cast
+from typing import Any, Literal, Protocol, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -18,7 +18,9 @@ from attnlib.attention.scope import Scope
 from attnlib.attention.scores import ScoreRule, ScoresSpec
 from attnlib.layout import Layout
 from attnlib.nn.norms import Norm, RMSNormSpec
-from attnlib.spec import Spec
+from attnlib.spec import FieldError, Spec
+
+Role = Literal["self", "cross"]
 
 
 class Mixer(Protocol):
@@ -41,18 +43,15 @@ class Mixer(Protocol):
     def new_cache(self, slots: Slots) -> LayerCache: ...
 
 
-class MixerSpec(Spec, slot="mixer"):
+class MixerSpec(Spec, slot="mixer", default="softmax"):
     """What mixes tokens."""
-
-    default_kind: ClassVar[str] = "softmax"
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
         """The mixer of layer number `layer` (from 0); `d_memory` is the encoder's width for cross-attention."""
         raise NotImplementedError
 
-    def refuses(self, *, role: Literal["self", "cross"], causal: bool) -> str | None:
-        """Why it cannot stand there, None where it can."""
-        return None
+    def check(self, *, d_model: int, role: Role) -> None:
+        """Raises FieldError, naming a field of this spec, where it cannot stand in a model of this width."""
 
 
 class SoftmaxAttention(nn.Module):
@@ -187,8 +186,15 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
     @model_validator(mode="after")
     def _groups(self) -> Self:
         if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_kv_heads: is {self.num_kv_heads}, must divide num_heads ({self.num_heads})")
+            raise FieldError("num_kv_heads", str(self.num_kv_heads), f"must divide num_heads ({self.num_heads})")
         return self
+
+    def check(self, *, d_model: int, role: Role) -> None:
+        if self.d_head is None and d_model % self.num_heads:
+            raise FieldError("num_heads", str(self.num_heads), f"must divide d_model ({d_model})", "or give d_head")
+        d_head = self.d_head or d_model // self.num_heads
+        if self.rotary is not None:
+            self.rotary.check(d_head)
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
         groups = self.num_kv_heads or self.num_heads

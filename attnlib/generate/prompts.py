@@ -189,9 +189,7 @@ def begin_state(model: Any, sources: list[list[int]] | None, batch: int, cache: 
     return model.begin(ids, layout, cache=cache, capacity=capacity)
 
 
-def blocks(
-    rows: list[list[int]], side: str, chunk: int, device: torch.device
-) -> Iterator[tuple[Tensor, Layout, list[int]]]:
+def blocks(rows: list[list[int]], side: str, chunk: int, device: torch.device) -> Iterator[tuple[Tensor, Layout, list[int]]]:
     """Ragged rows, padded on a side, as blocks of at most `chunk` columns: ids [B, t], layout, real tokens a row."""
     width = max(len(row) for row in rows)
     shift = [width - len(row) if side == "left" else 0 for row in rows]

@@ -44,9 +44,7 @@ def top_p(logits: Tensor, p: float) -> Tensor:
         mass = weights.cumsum(-1)
         if bool((mass[:, -1] >= p).all()):
             break
-    count = (
-        (mass - weights < p).sum(-1, keepdim=True).clamp(min=1)
-    )  # a token stays if the likelier ones fall short of p
+    count = (mass - weights < p).sum(-1, keepdim=True).clamp(min=1)  # a token stays if the likelier ones fall short of p
     least = ordered.gather(-1, count - 1)
     above, ties = logits > least, logits == least
     room = count - above.sum(-1, keepdim=True)

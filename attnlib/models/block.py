@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from attnlib.attention.caches import Memory
 from attnlib.attention.scope import Scope
-from attnlib.attention.softmax import MixerSpec
+from attnlib.attention.softmax import MixerSpec, Role
 from attnlib.layout import Layout
 from attnlib.nn.feed_forward import FeedForward
 from attnlib.nn.norms import Norm, RMSNormSpec
-from attnlib.spec import Spec
+from attnlib.spec import FieldError, Spec
 
 Placement = Literal["pre", "post", "branch", "sandwich", "parallel"]
 
@@ -95,14 +95,23 @@ class BlockSpec(Spec):
     @model_validator(mode="after")
     def _wired(self) -> Self:
         if self.placement == "parallel" and (self.cross is not None or self.mlp is None):
-            raise ValueError("placement: is parallel, which takes attention and mlp and no cross")
+            raise FieldError("placement", "parallel", "takes attention and mlp, and no cross")
         if self.share_norm and self.placement != "parallel":
-            raise ValueError(f"share_norm: is true under placement {self.placement}, only parallel shares a norm")
-        for role, mixer in (("self", self.attention), ("cross", self.cross)):
-            reason = None if mixer is None else mixer.refuses(role=role, causal=False)  # type: ignore[arg-type]
-            if reason is not None:
-                raise ValueError(f"{'attention' if role == 'self' else 'cross'}: {reason}")
+            raise FieldError("share_norm", f"true under placement {self.placement}", "only parallel shares a norm")
         return self
+
+    def check(self, *, d_model: int, path: str) -> None:
+        """Raises FieldError, its field below `path`, where a part cannot stand in a model of this width."""
+        mixers: tuple[tuple[Role, str, MixerSpec | None], ...] = (
+            ("self", "attention", self.attention),
+            ("cross", "cross", self.cross),
+        )
+        for role, name, mixer in mixers:
+            try:
+                if mixer is not None:
+                    mixer.check(d_model=d_model, role=role)
+            except FieldError as error:
+                raise FieldError(f"{path}.{name}.{error.field}", error.fact, error.wish, error.hint) from None
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> Block:
         shared = self.share_norm and self.norm is not None

@@ -14,6 +14,7 @@ from attnlib.models.spec import ModelSpec
 from attnlib.models.stack import Stack, StackSpec
 from attnlib.nn.embeddings import Embedding
 from attnlib.nn.init import initialise
+from attnlib.spec import FieldError
 
 Place = Tensor | slice | None
 
@@ -71,9 +72,10 @@ class EncoderSpec(ModelSpec, kind="encoder"):
     head: HeadSpec = NoHeadSpec()
 
     @model_validator(mode="after")
-    def _no_cross(self) -> Self:
+    def _fits(self) -> Self:
         if any(layer.cross is not None for layer in self.stack.layers):
-            raise ValueError("stack: has cross-attention, which only the decoder of an encoder_decoder can feed")
+            raise FieldError("stack", "has cross-attention", "only the decoder of an encoder_decoder can feed it")
+        self.stack.check(d_model=self.d_model, path="stack")
         return self
 
     def build(self) -> Encoder:

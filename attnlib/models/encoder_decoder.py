@@ -17,6 +17,7 @@ from attnlib.models.stack import Stack, StackSpec
 from attnlib.models.state import DecodingState
 from attnlib.nn.embeddings import Embedding, EmbeddingSpec
 from attnlib.nn.init import initialise
+from attnlib.spec import FieldError
 
 
 class EncoderDecoder(nn.Module):
@@ -118,13 +119,15 @@ class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
     decoder_start: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _crossed(self) -> Self:
+    def _fits(self) -> Self:
         if any(layer.cross is None for layer in self.decoder.layers):
-            raise ValueError("decoder: a block has no cross-attention, every block of this decoder needs `cross`")
+            raise FieldError("decoder", "a block has no cross-attention", "every block of this decoder needs `cross`")
         if any(layer.cross is not None for layer in self.encoder.layers):
-            raise ValueError("encoder: has cross-attention, which has nothing to read there")
+            raise FieldError("encoder", "has cross-attention", "there is nothing for it to read")
         if self.decoder_vocab_size is not None and self.decoder_embedding is None:
-            raise ValueError("decoder_vocab_size: is given without decoder_embedding, two tables are needed")
+            raise FieldError("decoder_vocab_size", "given without decoder_embedding", "two vocabularies need two tables")
+        self.encoder.check(d_model=self.d_model, path="encoder")
+        self.decoder.check(d_model=self.d_model, path="decoder")
         return self
 
     def build(self) -> EncoderDecoder:

@@ -20,7 +20,7 @@ from attnlib.layout import Layout
 from attnlib.models.block import Block, BlockSpec
 from attnlib.models.state import DecodingState
 from attnlib.nn.norms import Norm
-from attnlib.spec import Spec
+from attnlib.spec import FieldError, Spec
 
 
 class Stack(nn.Module):
@@ -109,12 +109,16 @@ class StackSpec(Spec):
     @model_validator(mode="after")
     def _layers(self) -> Self:
         if (self.block is None) == (not self.blocks):
-            raise ValueError("block: give either block, or blocks with a pattern")
+            raise FieldError(
+                "block", "missing" if self.block is None else "given beside blocks", "wish block, or blocks with a pattern"
+            )
         if self.blocks and not self.pattern:
-            raise ValueError("pattern: is missing, must name the blocks in order")
+            raise FieldError("pattern", "missing", "must name the blocks in order")
         unknown = [name for name in self.pattern if name not in self.blocks]
         if unknown:
-            raise ValueError(f"pattern: {unknown[0]!r} is unknown, must be one of {', '.join(self.blocks) or 'no blocks'}")
+            raise FieldError(
+                "pattern", f"{unknown[0]!r} is unknown", f"wish names out of {', '.join(self.blocks) or 'blocks'}"
+            )
         return self
 
     @property
@@ -123,6 +127,15 @@ class StackSpec(Spec):
         if self.block is not None:
             return (self.block,) * self.num_layers
         return tuple(self.blocks[self.pattern[i % len(self.pattern)]] for i in range(self.num_layers))
+
+    def check(self, *, d_model: int, path: str) -> None:
+        """Raises FieldError, its field below `path`, where a part cannot stand in a model of this width."""
+        named = {"block": self.block} if self.block is not None else {f"blocks.{n}": b for n, b in self.blocks.items()}
+        for name, block in named.items():
+            block.check(d_model=d_model, path=f"{path}.{name}")
+        heads = {getattr(block.attention, "num_heads", None) for block in self.layers}
+        if self.bias is not None and (len(heads) > 1 or None in heads):
+            raise FieldError(f"{path}.bias", "shared by layers of unlike heads", "give every block the same num_heads")
 
     def build(self, *, d_model: int, d_memory: int | None = None, path: str = "stack") -> Stack:
         blocks = [spec.build(d_model=d_model, layer=i, d_memory=d_memory) for i, spec in enumerate(self.layers)]

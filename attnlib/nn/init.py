@@ -29,12 +29,12 @@ class Init(Spec, slot="init"):
 
 
 class Normal(Init, kind="normal"):
-    """N(0, std) everywhere (BERT, Llama: 0.02)."""
+    """N(0, scale) everywhere (BERT, Llama: 0.02)."""
 
-    draw_std: float = Field(default=0.02, gt=0, alias="std")
+    scale: float = Field(default=0.02, gt=0)
 
     def std(self, name: str, weight: Tensor, num_layers: int) -> float:
-        return self.draw_std
+        return self.scale
 
 
 class GPT2(Init, kind="gpt2"):
