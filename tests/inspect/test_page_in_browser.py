@@ -239,3 +239,14 @@ def test_no_window_size_makes_the_page_scroll_sideways(page: Page, width: int) -
         assert page.run("return document.documentElement.scrollWidth <= innerWidth")
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_paper_is_white_and_the_screen_stays_dark(page: Page) -> None:
+    page.show(some_maps(1, 2), dark=True)
+    page.open_first()
+    page.run("dispatchEvent(new Event('beforeprint'))")
+    assert page.run("return document.documentElement.dataset.theme") == "light"
+    pixel = "return [...document.getElementById('ramp').getContext('2d').getImageData(0, 0, 1, 1).data]"
+    assert page.run(pixel) == [255, 255, 255, 255]
+    page.run("dispatchEvent(new Event('afterprint'))")
+    assert page.run("return document.documentElement.dataset.theme") == "dark"

@@ -51,10 +51,17 @@ function relook(change = {}) {
   $("theme").textContent = look.theme === "dark" ? "Light" : "Dark";
   $("curve").value = look.curve;
   $("range").value = look.range;
+  drawLegend();
+  view.image = null;
+  if (view.map) { colourReading(); redraw(); }
+  paintGrid();
+}
+
+function drawLegend() {
   const ramp = $("ramp").getContext("2d"), image = ramp.createImageData(256, 1);
   new Uint32Array(image.data.buffer).set(words32[look.theme]);
   ramp.putImageData(image, 0, 0);
-  const top = look.range === "one" ? 1 : look.range === "page" ? peak : null, parts = { root: [0, .1, .4, 1], linear: [0, .25, .5, 1], log: [1e-4, .01, .1, 1] }[look.curve];
+  const top = look.range === "one" ? 1 : look.range === "page" ? peak : null, parts = { root: [0, .1, .4, 1], linear: [0, .25, .5, 1], log: [1e-4, .01, 1] }[look.curve];
   const text = part => top === null ? part === 1 ? "highest" : part ? `${100 * part}%` : "0" : String(+(part * top).toPrecision(2)).replace("-", "−");
   $("ticks").replaceChildren(...parts.map(part => {
     const tick = make("span", { textContent: text(part) });
@@ -62,9 +69,6 @@ function relook(change = {}) {
     return tick;
   }));
   $("legend").setAttribute("aria-label", `Colours of weights from 0 to ${top === null ? "the highest of each head" : number(top)}, ${$("curve").selectedOptions[0].textContent} scale`);
-  view.image = null;
-  if (view.map) { colourReading(); redraw(); }
-  paintGrid();
 }
 
 function next(select) {
@@ -117,12 +121,21 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", event => r
 let screenTheme = null;  // paper is white
 addEventListener("beforeprint", () => {
   screenTheme = look.theme;
-  look.theme = "light";
+  document.documentElement.dataset.theme = look.theme = "light";
+  drawLegend();
   view.image = null;
   if ($("head").hidden) page.maps.filter(map => map.decoded).forEach(map => map.thumbs.forEach(paintThumb));
-  else { colourReading(); draw(); }
+  else {
+    const sheet = $("sheet");  // all of it, not what the window shows
+    Object.assign($("plot").style, { width: `${Math.min(sheet.offsetWidth, 4000) + 2}px`, height: `${Math.min(sheet.offsetHeight, 4000) + 2}px` });
+    colourReading();
+    draw();
+  }
 });
-addEventListener("afterprint", () => relook({ theme: screenTheme }));
+addEventListener("afterprint", () => {
+  relook({ theme: screenTheme });
+  if (view.map) measure();
+});
 
 function start() {
   const heads = page.maps.reduce((sum, map) => sum + map.shape[0], 0), exact = page.maps.every(map => map.exact);

@@ -16,7 +16,7 @@ async function showHead(index, h) {
   await weights(map);
   const same = before && before.texts.join() === map.texts.join() && before.shape[1] === map.shape[1];
   Object.assign(view, { map, h, index, values: headOf(map, h), image: null });
-  if (!same) Object.assign(view, { x: 0, y: 0, held: false, fitted: true });
+  if (!same) Object.assign(view, { x: 0, y: Math.min(map.shape[1] >> 1, 12), held: false, fitted: true });
   const group = page.groups.find(one => one.maps.includes(index)), layers = group.maps.indexOf(index);
   $("where").textContent = group.label;
   $("layer").textContent = map.layer === null ? map.name : `layer ${map.layer}`;
@@ -130,7 +130,7 @@ function labels(c, { wide, high, left, top, ink, soft, rows, columns }) {
     c.fillStyle = chosen ? markColour() : ink;
     c.direction = rightToLeft.test(span.text) ? "rtl" : "ltr";
     c.textAlign = side ? "left" : "right";
-    c.fillText(short(span.text), x, y);
+    writeToken(c, short(span.text), x, y, side ? 1 : -1);
     if (side) return;
     c.font = font(10);
     if (!chosen) c.fillStyle = soft;
@@ -158,6 +158,16 @@ function labels(c, { wide, high, left, top, ink, soft, rows, columns }) {
   Object.assign(c, { font: font(10.5), fillStyle: soft, textAlign: "left", direction: "ltr" });
   c.fillText("queries ↓", 10, axis.top - 12);
   c.fillText("keys →", 10, axis.top - 28);
+}
+
+// A token from x to the right (1) or to the left (-1), the marks of its leading spaces pale.
+function writeToken(c, text, x, y, way) {
+  const core = text.replace(/^␣+/, ""), marks = text.slice(0, text.length - core.length);
+  if (!marks || !core || c.direction === "rtl") return c.fillText(text, x, y);
+  c.fillText(core, way > 0 ? x + c.measureText(marks).width : x, y);
+  c.globalAlpha = .35;
+  c.fillText(marks, way > 0 ? x : x - c.measureText(core).width, y);
+  c.globalAlpha = 1;
 }
 
 // Set the crosshair, and say what stands there.
