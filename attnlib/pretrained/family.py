@@ -1,0 +1,130 @@
+"""A family of outside checkpoints is data: its configs to our specs and back, and one table of names."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from attnlib.errors import CheckpointError, UsageError, nearest
+from attnlib.pretrained.table import Table
+
+if TYPE_CHECKING:
+    from attnlib.models import ModelSpec
+
+T = TypeVar("T")
+REQUIRED: Any = object()
+
+
+class HFConfig:
+    """A foreign config.json, read key by key: a wrong type or a value we cannot build names the file and the key."""
+
+    def __init__(self, tree: Mapping[str, Any], where: str = "config.json") -> None:
+        self.tree, self.where = tree, where
+
+    def get(self, key: str, kind: type[T], default: Any = REQUIRED) -> T:
+        """The value of `key`; null counts as absent. Whole numbers serve as floats."""
+        value = self.tree.get(key)
+        if value is None:
+            if default is REQUIRED:
+                raise CheckpointError(f"{self.where}: {key}", "is missing", f"wish {kind.__name__}")
+            return default  # type: ignore[no-any-return]
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise CheckpointError(f"{self.where}: {key}", f"is {str(value)[:80]!r}", f"wish {kind.__name__}")
+        return value
+
+    def only(self, key: str, allowed: Sequence[Any]) -> None:
+        """Refuse a value of `key` that would build another model; absent is fine."""
+        value = self.tree.get(key)
+        if value is not None and value not in allowed:
+            wish = "wish " + " or ".join(str(item) for item in allowed)
+            raise CheckpointError(f"{self.where}: {key}", f"is {str(value)[:80]!r}", wish, "not built here")
+
+    def below(self, key: str) -> HFConfig:
+        """The object under `key`, empty where it is absent."""
+        return HFConfig(self.get(key, dict, {}), f"{self.where}: {key}")
+
+    def rope(self) -> tuple[float, HFConfig]:
+        """(theta, scaling) in today's spelling `rope_parameters` or the older `rope_theta` and `rope_scaling`."""
+        new = self.below("rope_parameters")
+        scaling = new if new.tree else self.below("rope_scaling")
+        theta = scaling.tree.get("rope_theta", self.tree.get("rope_theta", 10000.0))
+        return HFConfig({"rope_theta": theta}, self.where).get("rope_theta", float), scaling
+
+
+class Family(ABC):
+    """One family. A subclass in a module of this package, or anywhere once imported, is found by its model types."""
+
+    name: ClassVar[str] = ""
+    model_types: ClassVar[tuple[str, ...]] = ()
+    architectures: ClassVar[tuple[str, ...]] = ()  # the foreign class names whose weights the table reads
+
+    @abstractmethod
+    def spec_from(self, config: HFConfig) -> ModelSpec:
+        """Our spec of the model that a config describes."""
+
+    @abstractmethod
+    def config_from(self, spec: ModelSpec) -> dict[str, Any]:
+        """The config.json of a spec, or a CheckpointError that names what this family cannot say."""
+
+    @abstractmethod
+    def table(self, spec: ModelSpec) -> Table:
+        """The names of this family's tensors and ours."""
+
+    def untied(self, spec: ModelSpec, theirs: str) -> ModelSpec:
+        """The spec to build when the values of a tie differ in the file."""
+        raise CheckpointError(theirs, "differs from the tensor it is tied to", "wish equal values")
+
+
+def families() -> Iterator[Family]:
+    """Every family: of the modules of this package, and of the modules that a program imported itself."""
+    package = importlib.import_module("attnlib.pretrained")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"attnlib.pretrained.{module.name}")
+    below: list[type[Family]] = list(Family.__subclasses__())
+    for kind in below:  # grows while it is walked
+        below += kind.__subclasses__()
+        if kind.name:
+            yield kind()
+
+
+def find(config: HFConfig) -> Family:
+    """The family of a config.json, by `model_type`, then by whether it reads the `architectures`."""
+    model_type = config.get("model_type", str)
+    known = {name: family for family in families() for name in family.model_types}
+    if model_type not in known:
+        hint = nearest(model_type, known) or f"known: {', '.join(sorted(known))}"
+        raise CheckpointError(f"{config.where}: model_type", f"is {model_type!r}", "wish a known family", hint)
+    family = known[model_type]
+    for name in config.get("architectures", list, []):
+        if name not in family.architectures:
+            wish = f"wish {' or '.join(family.architectures)}"
+            raise CheckpointError(f"{config.where}: architectures", f"names {name!r}", wish)
+    return family
+
+
+def family_named(name: str) -> Family:
+    """The family of this name."""
+    known = {family.name: family for family in families()}
+    if name not in known:
+        wish = f"wish one of {', '.join(sorted(known))}"
+        raise UsageError("family", f"{name!r} is unknown", wish, nearest(name, known))
+    return known[name]
+
+
+def explain_unread(family: Family, spec: ModelSpec, unread: Sequence[str]) -> str:
+    """`is this a … checkpoint?` when another family's table reads all that this one leaves."""
+    for other in families():
+        if other.name == family.name:
+            continue
+        try:
+            groups = other.table(spec)
+        except (CheckpointError, AttributeError):  # this spec has not what the other family's table asks for
+            continue
+        if all(groups.reads(name) for name in unread):
+            return f"is this a {other.name} checkpoint?"
+    return ""

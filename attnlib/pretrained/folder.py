@@ -1,0 +1,229 @@
+"""Checkpoint folders: ours (config.yaml, model.safetensors, tokenizer, manifest.json) and those of outside families."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from attnlib.errors import CheckpointError
+from attnlib.pretrained.family import Family, HFConfig, explain_unread, find
+from attnlib.pretrained.files import has_file, opened, read_json
+from attnlib.pretrained.manifest import MANIFEST, Content, settle, write_folder
+from attnlib.pretrained.manifest import verify as verify_folder
+from attnlib.pretrained.rules import Rename
+from attnlib.pretrained.state import bare, facts_of, give, take, tensors_of
+from attnlib.pretrained.table import Plan, Table
+from attnlib.pretrained.tensors import SINGLE, InMemory, Source, open_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from attnlib.models import ModelSpec
+    from attnlib.spec import Spec
+
+CONFIG, HF_CONFIG = "config.yaml", "config.json"
+CONFIG_LIMIT = 1_000_000  # bytes
+OURS = Table([Rename("{*}", "{*}")])  # our own names are the file's names
+
+
+class SavesItself(Protocol):
+    """A tokenizer, seen from here."""
+
+    def save(self, folder: Path) -> Spec: ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a folder holds and what loading it does, without building weights."""
+
+    family: str
+    read: int
+    made: int
+    ties: tuple[tuple[str, str], ...]
+    untied: tuple[str, ...]
+    ignored: Mapping[str, str]
+    dtypes: tuple[str, ...]
+    nbytes: int
+    verified: bool
+
+    def __str__(self) -> str:
+        lines = [f"{self.family}: {self.read} tensors read, {self.made} made, {self.nbytes:,} bytes"]
+        lines.append(f"dtypes: {', '.join(self.dtypes)}")
+        lines += [f"tied: {theirs} = {ours}" for theirs, ours in self.ties]
+        lines += [f"untied, the values differ: {theirs}" for theirs in self.untied]
+        lines += [f"ignored: {name}: {why}" for name, why in self.ignored.items()]
+        lines.append(f"every file as in {MANIFEST}" if self.verified else f"no {MANIFEST}: bytes not verified")
+        return "\n".join(lines)
+
+
+@dataclass
+class _Opened:
+    """A folder that was looked at: nothing read but the headers, and the tensors that ties compare."""
+
+    spec: ModelSpec
+    model: nn.Module  # on the meta device
+    plan: Plan
+    source: Source
+    family: str
+    untied: tuple[str, ...] = ()
+
+
+def save(
+    model: nn.Module, folder: str | Path, *, tokenizer: SavesItself | None = None,
+    config: Mapping[str, Any] | None = None, extra_files: Mapping[str, Content] | None = None,
+) -> None:  # fmt: skip
+    """Write model, config and tokenizer as one folder in one step: an older checkpoint there stays whole until then.
+
+    `config`: the rest of the tree for config.yaml (train, data); `extra_files`: bytes, or functions that write a path.
+    """
+    from attnlib.config import FORMAT, to_yaml
+    from attnlib.spec import write
+
+    model = bare(model)
+    files: dict[str, Content] = {}
+    tree = {"format": FORMAT, **(config or {}), "model": write(model.spec)}
+    if tokenizer is not None:
+        with tempfile.TemporaryDirectory() as place:
+            tree["tokenizer"] = write(tokenizer.save(Path(place)))
+            files = {path.name: path.read_bytes() for path in sorted(Path(place).iterdir())}
+    files[CONFIG] = to_yaml(tree).encode("utf-8")
+    tensors = tensors_of(model)
+    files[SINGLE] = lambda path: write_tensors(path, InMemory(tensors).facts, tensors.items())
+    write_folder(folder, {**files, **(extra_files or {})})
+
+
+def load(
+    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, verify: bool = False
+) -> Any:
+    """The model of a checkpoint folder, ours or of a known family, in evaluation mode.
+
+    Every name, shape and dtype is compared before a tensor is read; a difference is a CheckpointError and no model.
+    `dtype` converts floating-point tensors, None keeps the file's; `verify` reads every byte against manifest.json.
+    """
+    found = _look(settle(folder), check=verify)
+    return give(found.model, found.plan, found.source, device=device, dtype=dtype).eval()
+
+
+def restore(model: nn.Module, folder: str | Path, *, verify: bool = True) -> None:
+    """Copy a checkpoint of ours into a model that is there already; dtypes must be equal, so nothing is rounded."""
+    folder, model = settle(folder), bare(model)
+    if verify:
+        verify_folder(folder)
+    source, wanted = open_tensors(folder), facts_of(model)
+    plan = OURS.plan(source.facts, wanted, where=str(folder))
+    for name, fact in plan.facts.items():
+        if fact.dtype != wanted[name].dtype:
+            raise CheckpointError(str(folder), f"{name} is {fact.dtype}", f"wish {wanted[name].dtype}")
+    take(model, plan, source)
+
+
+def check(folder: str | Path) -> Report:
+    """Look at a folder as `load` would, verify its bytes where a manifest lies, and build no weights."""
+    folder = settle(folder)
+    found = _look(folder, check=has_file(folder, MANIFEST))
+    dtypes = tuple(sorted({str(fact.dtype).removeprefix("torch.") for fact in found.plan.facts.values()}))
+    return Report(
+        family=found.family, read=len(found.source.facts) - len(found.plan.ignored), made=len(found.plan.facts),
+        ties=tuple(found.plan.ties), untied=found.untied, ignored=found.plan.ignored, dtypes=dtypes,
+        nbytes=sum(fact.nbytes for fact in found.plan.facts.values()), verified=has_file(folder, MANIFEST),
+    )  # fmt: skip
+
+
+def read_spec(folder: str | Path) -> ModelSpec:
+    """The spec of the model in a folder, from its config alone."""
+    folder = settle(folder)
+    return _spec_of(folder)[0]
+
+
+def _look(folder: Path, *, check: bool) -> _Opened:
+    if not folder.is_dir():
+        raise CheckpointError(str(folder), "is not a folder", "wish a checkpoint folder")
+    if check:
+        verify_folder(folder)
+    spec, family = _spec_of(folder)
+    source = open_tensors(folder)
+    if family is None:
+        model = _on_meta(spec)
+        return _Opened(spec, model, OURS.plan(source.facts, facts_of(model), where=str(folder)), source, "attnlib")
+    plan, model = _plan(folder, family, spec, source)
+    untied = []
+    held = _Held(source)
+    for theirs, ours in plan.ties:
+        if not _same(held.read(theirs), _made(plan, held, ours)):
+            spec = family.untied(spec, theirs)
+            untied.append(theirs)
+        source.release(theirs)
+    if untied:
+        plan, model = _plan(folder, family, spec, source)
+    return _Opened(spec, model, plan, held, family.name, tuple(untied))
+
+
+def _plan(folder: Path, family: Family, spec: ModelSpec, source: Source) -> tuple[Plan, nn.Module]:
+    model = _on_meta(spec)
+    explain = partial(explain_unread, family, spec)
+    return family.table(spec).plan(source.facts, facts_of(model), where=str(folder), explain=explain), model
+
+
+def _on_meta(spec: ModelSpec) -> nn.Module:
+    with torch.device("meta"):
+        return spec.build()
+
+
+def _spec_of(folder: Path) -> tuple[ModelSpec, Family | None]:
+    if has_file(folder, CONFIG):
+        return _read_config(folder), None
+    if has_file(folder, HF_CONFIG):
+        config = HFConfig(read_json(folder, HF_CONFIG), str(folder / HF_CONFIG))
+        family = find(config)
+        return family.spec_from(config), family
+    raise CheckpointError(str(folder), f"has neither {CONFIG} nor {HF_CONFIG}", "wish a checkpoint folder")
+
+
+def _read_config(folder: Path) -> ModelSpec:
+    from attnlib.config import parse_tree
+    from attnlib.models import ModelSpec
+    from attnlib.spec import read
+
+    where = str(folder / CONFIG)
+    with opened(folder, CONFIG) as (file, size):
+        if size > CONFIG_LIMIT:
+            raise CheckpointError(where, f"has {size} bytes", f"wish at most {CONFIG_LIMIT}")
+        text = file.read()
+    if re.search(rb"(?m)^[\s\"']*extends\b", text):
+        raise CheckpointError(where, "extends another file", "wish a config that is complete")
+    try:
+        tree, marks = parse_tree(text.decode("utf-8"), where)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(where, f"is no UTF-8: {error.reason}", "wish YAML") from None
+    if not isinstance(tree.get("model"), dict):
+        raise CheckpointError(where, "describes no model", "wish `model: {kind: ...}`")
+    return read(ModelSpec, tree["model"], path="model", marks=marks)
+
+
+class _Held:
+    """A Source that keeps what a comparison of ties has read, so that no tensor is read twice."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._kept, self.facts = source, dict[str, Tensor](), source.facts
+
+    def read(self, name: str) -> Tensor:
+        if name not in self._kept:
+            self._kept[name] = self._source.read(name)
+        return self._kept[name]
+
+    def release(self, name: str) -> None:
+        self._source.release(name)
+
+
+def _made(plan: Plan, source: Source, ours: str) -> Tensor:
+    return next(tensor for name, tensor, _ in plan.only({ours}).run(source) if name == ours)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
