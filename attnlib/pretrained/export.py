@@ -27,11 +27,11 @@ def export(
 
     `config`: further keys for config.json, such as the ids of special tokens; `extra_files`: tokenizer.json and others.
     """
-    model, kind = bare(model), family_named(family)
-    source = InMemory(tensors_of(model))
-    plan = kind.table(model.spec).plan_back(source.facts, where=str(folder))
+    whole, kind = bare(model), family_named(family)
+    source = InMemory(tensors_of(whole))
+    plan = kind.table(whole.spec).plan_back(source.facts, where=str(folder))
     dtypes = {str(fact.dtype).removeprefix("torch.") for fact in plan.facts.values()}
-    tree = {**kind.config_from(model.spec), **({"dtype": dtypes.pop()} if len(dtypes) == 1 else {}), **(config or {})}
+    tree = {**kind.config_from(whole.spec), **({"dtype": dtypes.pop()} if len(dtypes) == 1 else {}), **(config or {})}
     files: dict[str, Content] = {"config.json": write_json(tree)}
     groups = list(shards(plan.facts, shard_bytes))
     index = {}

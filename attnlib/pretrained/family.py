@@ -12,7 +12,7 @@ from attnlib.errors import CheckpointError, UsageError, nearest
 from attnlib.pretrained.table import Table
 
 if TYPE_CHECKING:
-    from attnlib.models import ModelSpec
+    from attnlib.models.spec import ModelSpec
 
 T = TypeVar("T")
 REQUIRED: Any = object()
@@ -71,6 +71,13 @@ class Family(ABC):
     def config_from(self, spec: ModelSpec) -> dict[str, Any]:
         """The config.json of a spec, or a CheckpointError that names what this family cannot say."""
 
+    def say(self, spec: ModelSpec, tree: Mapping[str, Any]) -> None:
+        """Refuse a spec that the config does not say whole: reading the config back must give the same spec."""
+        again = self.spec_from(HFConfig(tree, "config.json"))
+        if again != spec:
+            field = _difference(spec, again)
+            raise CheckpointError(field, f"is what no {self.name} config says", f"wish a {self.name}")
+
     @abstractmethod
     def table(self, spec: ModelSpec) -> Table:
         """The names of this family's tensors and ours."""
@@ -78,6 +85,16 @@ class Family(ABC):
     def untied(self, spec: ModelSpec, theirs: str) -> ModelSpec:
         """The spec to build when the values of a tie differ in the file."""
         raise CheckpointError(theirs, "differs from the tensor it is tied to", "wish equal values")
+
+
+def _difference(ours: Any, said: Any, path: str = "model") -> str:
+    """The dotted name of the first field in which two specs differ."""
+    if type(ours) is not type(said) or not hasattr(ours, "model_fields"):
+        return path
+    for name in type(ours).model_fields:
+        if getattr(ours, name) != getattr(said, name):
+            return _difference(getattr(ours, name), getattr(said, name), f"{path}.{name}")
+    return path
 
 
 def families() -> Iterator[Family]:

@@ -24,7 +24,7 @@ from attnlib.pretrained.table import Plan, Table
 from attnlib.pretrained.tensors import SINGLE, InMemory, Source, open_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from attnlib.models import ModelSpec
+    from attnlib.models.spec import ModelSpec
     from attnlib.spec import Spec
 
 CONFIG, HF_CONFIG = "config.yaml", "config.json"
@@ -85,15 +85,15 @@ def save(
     from attnlib.config import FORMAT, to_yaml
     from attnlib.spec import write
 
-    model = bare(model)
+    whole = bare(model)
     files: dict[str, Content] = {}
-    tree = {"format": FORMAT, **(config or {}), "model": write(model.spec)}
+    tree = {"format": FORMAT, **(config or {}), "model": write(whole.spec)}
     if tokenizer is not None:
         with tempfile.TemporaryDirectory() as place:
             tree["tokenizer"] = write(tokenizer.save(Path(place)))
             files = {path.name: path.read_bytes() for path in sorted(Path(place).iterdir())}
     files[CONFIG] = to_yaml(tree).encode("utf-8")
-    tensors = tensors_of(model)
+    tensors = tensors_of(whole)
     files[SINGLE] = lambda path: write_tensors(path, InMemory(tensors).facts, tensors.items())
     write_folder(folder, {**files, **(extra_files or {})})
 
@@ -187,7 +187,7 @@ def _spec_of(folder: Path) -> tuple[ModelSpec, Family | None]:
 
 def _read_config(folder: Path) -> ModelSpec:
     from attnlib.config import parse_tree
-    from attnlib.models import ModelSpec
+    from attnlib.models.spec import ModelSpec
     from attnlib.spec import read
 
     where = str(folder / CONFIG)
@@ -203,7 +203,8 @@ def _read_config(folder: Path) -> ModelSpec:
         raise CheckpointError(where, f"is no UTF-8: {error.reason}", "wish YAML") from None
     if not isinstance(tree.get("model"), dict):
         raise CheckpointError(where, "describes no model", "wish `model: {kind: ...}`")
-    return read(ModelSpec, tree["model"], path="model", marks=marks)
+    spec: ModelSpec = read(ModelSpec, tree["model"], path="model", marks=marks)
+    return spec
 
 
 class _Held:
