@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+
 from attnlib.config import load_tree
 from attnlib.errors import AttnlibError, CheckpointError
 from attnlib.models.decoder import DecoderSpec
@@ -20,8 +21,10 @@ TREE = {
     "kind": "decoder", "d_model": 12, "vocab_size": 23,
     "stack": {
         "num_layers": 2, "final_norm": "rms",
-        "block": {"attention": {"kind": "softmax", "num_heads": 3, "num_kv_heads": 1, "mask": "causal", "rotary": {"base": 100.0}},
-                  "mlp": {"kind": "gated", "d_ff": 20}},
+        "block": {
+            "attention": {"kind": "softmax", "num_heads": 3, "num_kv_heads": 1, "mask": "causal", "rotary": {"base": 100.0}},
+            "mlp": {"kind": "gated", "d_ff": 20},
+        },
     },
 }  # fmt: skip
 
