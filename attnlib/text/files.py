@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from attnlib.config.bundled import config_folder
 from attnlib.errors import DataError, nearest
 
 
 def bundled_data() -> Path:
-    """The folder of texts carried with attnlib: inside of an installed package, or beside it in a source tree."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "configs" / "data"
-    return inside if inside.is_dir() else package.parent / "configs" / "data"
+    """The folder of texts carried with attnlib, in a wheel and in a checkout."""
+    return config_folder() / "data"
 
 
 def find_data(path: str | Path, relative_to: str | Path | None = None) -> Path:

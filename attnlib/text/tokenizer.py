@@ -18,7 +18,7 @@ Ids = np.ndarray[Any, np.dtype[np.int64]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-class TokenizerSpec(Spec, slot="tokenizer"):
+class TokenizerSpec(Spec, slot="tokenizer", default="bytes"):
     """Which tokenizer; `build` makes it."""
 
     def build(self, base: str | Path | None = None, texts: Iterable[str] | None = None) -> Tokenizer:

@@ -42,7 +42,7 @@ class Splits:
     harder: Sequence[Row] = ()
 
 
-class Data(Spec, slot="data"):
+class Data(Spec, slot="data", default="text"):
     """Which text to learn from.
 
     held_out:       a fraction (0.1) or a number of rows (300) kept from training for evaluation.

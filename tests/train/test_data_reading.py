@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from attnlib.errors import DataError
+from attnlib.spec import SpecErrors, read, write
 from attnlib.train.data import CSV, Data, JSONLines, Text
 
 PAIRS = ("source", "target")
@@ -48,7 +49,7 @@ def test_rows_are_held_out_by_seed_and_never_trained_on(held_out: int | float, c
     assert {r["source"] for r in splits.train}.isdisjoint(r["source"] for r in splits.held_out)
     assert splits == again
     if count:
-        other = spec.model_copy(update={"seed": 1}).load(PAIRS)
+        other = spec.replace(seed=1).load(PAIRS)
         assert [r.origin for r in other.held_out] != [r.origin for r in splits.held_out]
 
 
@@ -61,7 +62,7 @@ def test_held_out_words_never_occur_in_training() -> None:
         assert not set(words) & {w for side in PAIRS for w in row[side].split()}
     assert all(set(words) & set(row["source"].split()) for row in splits.harder)
     with pytest.raises(DataError, match=r"data\.hold_out_words: \['xyzzy'\] occur in no row"):
-        spec.model_copy(update={"hold_out_words": ("xyzzy",)}).load(PAIRS)
+        spec.replace(hold_out_words=("xyzzy",)).load(PAIRS)
 
 
 def test_a_file_of_its_own_can_be_held_out(tmp_path: Path) -> None:
@@ -131,3 +132,12 @@ def test_wrong_shares_and_wrong_kinds_are_refused(tmp_path: Path) -> None:
         Text(path="a.txt").load(PAIRS, tmp_path)
     with pytest.raises(DataError, match=r"hold_out_words: are given for one running text"):
         Text(path="a.txt", hold_out_words=("x",)).load(("text",), tmp_path)
+
+
+def test_a_data_tree_without_a_kind_is_a_text(tmp_path: Path) -> None:
+    assert read(Data, {"path": "moby_dick.txt"}) == Text(path="moby_dick.txt")
+    held = read(Data, {"kind": "jsonl", "path": "a.jsonl", "hold_out_words": ["rents"], "held_out": 300})
+    assert held == JSONLines(path="a.jsonl", hold_out_words=("rents",), held_out=300)
+    assert read(Data, write(held)) == held
+    with pytest.raises(SpecErrors, match="held_out"):
+        read(Data, {"path": "a.txt", "held_out": -1})
