@@ -115,9 +115,7 @@ class Text(Data, kind="text"):
             raise DataError("data.hold_out_words", "are given for one running text", "need rows to hold out",
                             "separate documents with data.separator")  # fmt: skip
         if not isinstance(self.held_out, float) and self.held_out:
-            raise DataError(
-                "data.held_out", f"is {self.held_out}", "of one running text a fraction below 1 is held out"
-            )
+            raise DataError("data.held_out", f"is {self.held_out}", "of one running text a fraction below 1 is held out")
         [row] = self.read(find_data(self.path, relative_to), columns)
         self._count(1)
         text = row["text"]
@@ -184,9 +182,7 @@ class CSV(Columns, kind="csv"):
                     yield f"{path}:{number}", dict(zip(header, cells))
                 number = lines.line_num + 1  # a quoted field may run over several lines
         except csv.Error as error:
-            raise DataError(
-                f"{path}:{lines.line_num}", f"is no CSV: {error}", "must be a table with a header"
-            ) from error
+            raise DataError(f"{path}:{lines.line_num}", f"is no CSV: {error}", "must be a table with a header") from error
 
 
 def _field(record: Mapping[str, Any], name: str, column: str, origin: str) -> str:

@@ -24,9 +24,7 @@ def test_f1_by_hand() -> None:
 
 def test_exact_match_ignores_blanks_at_the_ends_only() -> None:
     assert exact_match(["a b ", "a  b", ""], ["a b", "a b", ""]) == pytest.approx(2 / 3)
-    assert generated_match(["a", "b", "c"], ["A", "B", "x"], lambda s: [t.upper() for t in s], 2) == pytest.approx(
-        2 / 3
-    )
+    assert generated_match(["a", "b", "c"], ["A", "B", "x"], lambda s: [t.upper() for t in s], 2) == pytest.approx(2 / 3)
 
 
 def test_empty_inputs_give_figures_not_errors() -> None:

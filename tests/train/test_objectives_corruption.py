@@ -75,9 +75,7 @@ def test_source_and_target_restore_the_text(n: int, density: float, mean: float,
     removed, spans = span_counts(n, density, mean)
     if spans > len(SENTINELS):
         return
-    source, target = corrupt_spans(
-        ids, np.random.default_rng(seed), density=density, mean_span=mean, sentinels=SENTINELS
-    )
+    source, target = corrupt_spans(ids, np.random.default_rng(seed), density=density, mean_span=mean, sentinels=SENTINELS)
     assert restored(source.tolist(), target.tolist()) == ids.tolist()
     assert len(source) == n - removed + spans and len(target) == removed + spans
     assert source[np.isin(source, SENTINELS)].tolist() == list(SENTINELS[:spans])
