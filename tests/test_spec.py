@@ -253,7 +253,14 @@ def accepts(schema: dict[str, Any], node: dict[str, Any], value: Any) -> bool:
         return any(accepts(schema, option, value) for option in node["anyOf"])
     if "enum" in node or "const" in node:
         return value in node.get("enum", [node.get("const")])
-    types: dict[str, Any] = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
+    types: dict[str, Any] = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "boolean": bool,
+        "integer": int,
+        "number": (int, float),
+    }
     if node["type"] == "null":
         return value is None
     if not isinstance(value, types[node["type"]]) or (node["type"] != "boolean" and isinstance(value, bool)):

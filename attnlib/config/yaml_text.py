@@ -14,7 +14,9 @@ from attnlib.spec.words import shown
 
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAB = re.compile("[ ]*\t")
+_KEY = re.compile(r"""([\w.\-]+|"[^"]*"|'[^']*')\s*:(?=\s|$)""")
 _CORE = "tag:yaml.org,2002:"
+_QUOTES = "\"'"
 _UNCLOSED = ("flow", "quoted", "simple key")
 
 
@@ -54,8 +56,9 @@ class _Parser:
 
         if bad := _UNPRINTABLE.search(self.text):
             line, start = self.text.count("\n", 0, bad.start()), self.text.rfind("\n", 0, bad.start()) + 1
-            mark = Mark(self.source, line + 1, bad.start() - start + 1) if self.lines else Mark(self.source)
-            raise PlacedError((), f"the character {bad[0]!a}", "wish printable text", mark=mark)
+            column = bad.start() - start
+            mark = Mark(self.source, line + 1, column + 1) if self.lines else Mark(self.source)
+            raise self.at(line, column, mark, f"the character {bad[0]!a}", "wish printable text")
         last: Any = None
         try:
             for event in YAML(typ="safe", pure=True).parse(self.text):
@@ -80,9 +83,18 @@ class _Parser:
         mark = self.mark(position)
         if tab := _TAB.match(self.text, self._line_start(position.line)):
             at = Mark(self.source, position.line + 1, tab.end() - tab.start()) if self.lines else mark
-            return PlacedError((), "a tab in the indentation", "wish spaces", mark=at)
+            return self.at(position.line, 0, at, "a tab in the indentation", "wish spaces")
         fact, hint = _in_words(problem, context)
-        return PlacedError((), fact, "wish YAML 1.2", hint, mark=mark)
+        column = 0 if "mapping values" in problem else position.column  # the key whose value has the ':' in it
+        return self.at(position.line, column, mark, fact, "wish YAML 1.2", hint)
+
+    def at(self, line: int, column: int, mark: Mark, fact: str, wish: str, hint: str = "") -> PlacedError:
+        """An error of text without a tree yet: the key before the column, or the line's first, stands for the path."""
+        start = self._line_start(line)
+        keys = list(_KEY.finditer(self.text[start:].split("\n", 1)[0][:1000]))
+        before = [key for key in keys if key.start() <= column] or keys[:1]
+        near = f" at {before[-1][1].strip(_QUOTES)!a}" if before else ""
+        return PlacedError((), fact + near, wish, hint, mark=mark)
 
     def _line_start(self, line: int) -> int:
         start = 0
@@ -109,7 +121,7 @@ class _Parser:
         if name == "AliasEvent":
             return self.alias(event, place, mark)
         if len(place) > MAX_DEPTH:
-            raise PlacedError(place[:3], "nested too deep", f"wish at most {MAX_DEPTH} levels", mark=mark)
+            raise PlacedError(_outer(place), "nested too deep", f"wish at most {MAX_DEPTH} levels", mark=mark)
         self.budget.spend(1, place, mark)
         before = self.budget.nodes + 1
         if event.anchor:
@@ -137,7 +149,7 @@ class _Parser:
         self.budget.spend_alias(place, mark)
         self.budget.spend(size, place, mark)
         if len(place) + height > MAX_DEPTH + 1:
-            raise PlacedError(place[:3], "nested too deep", f"wish at most {MAX_DEPTH} levels", mark=mark)
+            raise PlacedError(_outer(place), "nested too deep", f"wish at most {MAX_DEPTH} levels", mark=mark)
         return node
 
     def sequence(self, events: Iterator[Any], place: Place) -> list[Node]:
@@ -209,6 +221,12 @@ class _Parser:
 
 
 _TAGGED: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float,), "bool": (bool,), "null": (type(None),)}
+
+
+def _outer(place: Place) -> Place:
+    """The beginning of a place too deep to print: as far as keys lead, at most twelve steps."""
+    depth = next((n for n in range(len(place), 0, -1) if isinstance(place[n - 1], str)), 0)
+    return place[: min(depth, 12)]
 
 
 def _height(node: Node) -> int:

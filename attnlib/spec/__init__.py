@@ -2,7 +2,7 @@
 
 from attnlib.errors import SpecError
 from attnlib.spec.base import Spec
-from attnlib.spec.places import FieldError, Mark, Marks, PlacedError, SpecErrors, join_path, split_path
+from attnlib.spec.places import FieldError, Mark, Marks, Place, PlacedError, SpecErrors, join_path, split_path
 from attnlib.spec.reading import read
 from attnlib.spec.schema import json_schema
 from attnlib.spec.writing import write
@@ -11,6 +11,7 @@ __all__ = [
     "FieldError",
     "Mark",
     "Marks",
+    "Place",
     "PlacedError",
     "Spec",
     "SpecError",

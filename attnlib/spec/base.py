@@ -22,11 +22,13 @@ class Spec(BaseModel):
     """A frozen, hashable choice. Fields hold choices only; widths and tensors are given to `build`.
 
     Fields are numbers, bools, text, Literals, other specs, and tuples, dicts with text keys and unions of those.
-    A field whose YAML key is a Python keyword ends in an underscore: `from_` is written `from`.
+    A field whose YAML key is a Python keyword ends in an underscore: `from_` is written `from`; an alias is a key too.
     Raises SpecErrors, each naming its field, when a value does not fit.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", defer_build=True, allow_inf_nan=False, validate_by_name=True
+    )
     __slots__ = ("_hash",)  # outside __dict__, so that copies with other values do not inherit it
     slot: ClassVar[str] = ""
     kind: ClassVar[str] = ""
@@ -99,7 +101,8 @@ def complete(cls: type[Spec]) -> type[Spec]:
 
 def keys_of(cls: type[Spec]) -> dict[str, tuple[str, FieldInfo]]:
     """The YAML keys of a spec class, each with its attribute's name and field."""
-    return {name.removesuffix("_"): (name, field) for name, field in complete(cls).model_fields.items()}
+    fields = complete(cls).model_fields
+    return {field.alias or name.removesuffix("_"): (name, field) for name, field in fields.items()}
 
 
 def _frozen(value: Any) -> Any:

@@ -17,7 +17,7 @@ from attnlib.spec.words import bare, is_spec, members, named, shown, type_hint, 
 
 def faults_of(cls: type[Spec], values: Mapping[str, Any], error: ValidationError, root: str = "") -> list[PlacedError]:
     """One error a faulty place of a spec; `values` are what its constructor was given, by attribute name."""
-    fields = {name: (key, field) for key, (name, field) in keys_of(cls).items()}
+    fields = {spelled: (key, field) for key, (name, field) in keys_of(cls).items() for spelled in (name, key)}
     found: dict[Place, PlacedError] = {}
     for item in error.errors(include_url=False):
         made = _fault(cls, fields, values, item, root)
@@ -37,7 +37,8 @@ def _fault(
     annotation: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     if item["type"] == "missing":
         return PlacedError((key,), "missing", f"wish {type_words(annotation)}", field.description or "", root=root)
-    place, value, annotation = _descend(item["loc"][1:], values[name], annotation)
+    given = values[name] if name in values else values[next(n for n in fields if fields[n][0] == key and n in values)]
+    place, value, annotation = _descend(item["loc"][1:], given, annotation)
     fact = shown(value)
     if item["type"] in ("too_short", "too_long") and isinstance(value, Mapping):
         fact = f"a mapping of {len(value)}"
@@ -51,7 +52,9 @@ def unknown_field(place: Place, cls: type[Spec], slot: type[Spec] | None = None,
     kinds = slot.kinds() if slot else {}
     owners = [kind for kind, other in kinds.items() if other is not cls and name in keys_of(other)]
     fact = "unknown field" + (f" of kind {cls.kind!r}" if cls.kind else "")
-    hint = f"belongs to kind {named(sorted(owners))}" if owners else nearest(name, keys)
+    hint = (
+        f"belongs to kind {named(sorted(owners))}" if owners else nearest(name, [*keys, *(["kind"] if kinds else [])])
+    )
     return PlacedError(place, fact, f"wish one of {named(keys)}" if keys else "wish no fields", hint, root=root)
 
 

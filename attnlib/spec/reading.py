@@ -88,7 +88,12 @@ class _Reader:
             name = slot.default_kind or slot.kind
             if name in known:
                 return known[name]
-            self.fail((*place, "kind"), "missing", f"wish {one_of(sorted(known))}", key=True)
+            wish = f"wish {one_of(sorted(known))}"
+            for key in tree:  # a misspelled kind is better named than missed
+                if isinstance(key, str) and (hint := nearest(key, ["kind"])):
+                    self.fail((*place, key), "unknown field where the kind is missing", wish, hint, key=True)
+                    return None
+            self.fail((*place, "kind"), "missing", wish, key=True)
             return None
         kind = tree["kind"]
         if isinstance(kind, str) and kind in known:
