@@ -15,6 +15,7 @@ from attnlib.spec.words import shown
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAB = re.compile("[ ]*\t")
 _KEY = re.compile(r"""([\w.\-]+|"[^"]*"|'[^']*')\s*:(?=\s|$)""")
+_LONG_LINE = re.compile("[^\n]{100000}")
 _CORE = "tag:yaml.org,2002:"
 _QUOTES = "\"'"
 _UNCLOSED = ("flow", "quoted", "simple key")
@@ -44,7 +45,10 @@ class _Parser:
         return root
 
     def mark(self, position: Any) -> Mark:
-        return Mark(self.source, position.line + 1, position.column + 1) if self.lines else Mark(self.source)
+        return self.mark_at(position.line, position.column)
+
+    def mark_at(self, line: int, column: int) -> Mark:
+        return Mark(self.source, line + 1, column + 1) if self.lines else Mark(self.source)
 
     def fail(self, place: Place, mark: Mark, fact: str, wish: str = "", hint: str = "") -> None:
         self.errors.append(PlacedError(place, fact, wish, hint, mark=mark))
@@ -55,10 +59,12 @@ class _Parser:
         from ruamel.yaml.error import MarkedYAMLError
 
         if bad := _UNPRINTABLE.search(self.text):
-            line, start = self.text.count("\n", 0, bad.start()), self.text.rfind("\n", 0, bad.start()) + 1
-            column = bad.start() - start
-            mark = Mark(self.source, line + 1, column + 1) if self.lines else Mark(self.source)
+            line, column = self.text.count("\n", 0, bad.start()), bad.start() - self.text.rfind("\n", 0, bad.start()) - 1
+            mark = self.mark_at(line, column)
             raise self.at(line, column, mark, f"the character {bad[0]!a}", "wish printable text")
+        if long := _LONG_LINE.search(self.text):  # some of them take the scanner quadratic time
+            line = self.text.count("\n", 0, long.start())
+            raise self.at(line, 0, self.mark_at(line, 0), "a line of 100,000 characters", "wish it cut")
         last: Any = None
         try:
             for event in YAML(typ="safe", pure=True).parse(self.text):
@@ -82,9 +88,9 @@ class _Parser:
             return PlacedError((), problem, "wish YAML 1.2", mark=Mark(self.source))
         mark = self.mark(position)
         if tab := _TAB.match(self.text, self._line_start(position.line)):
-            at = Mark(self.source, position.line + 1, tab.end() - tab.start()) if self.lines else mark
-            return self.at(position.line, 0, at, "a tab in the indentation", "wish spaces")
-        fact, hint = _in_words(problem, context)
+            place = self.mark_at(position.line, tab.end() - tab.start() - 1)
+            return self.at(position.line, 0, place, "a tab in the indentation", "wish spaces")
+        fact, hint = _in_words(problem, context, self.text[error.context_mark.index :][:1] if error.context_mark else "")
         column = 0 if "mapping values" in problem else position.column  # the key whose value has the ':' in it
         return self.at(position.line, column, mark, fact, "wish YAML 1.2", hint)
 
@@ -114,7 +120,7 @@ class _Parser:
                     version = ".".join(map(str, event.version))
                     raise PlacedError((), f"YAML {version}", "wish YAML 1.2", mark=self.mark(event.start_mark))
                 root = self.node(next(events), events, ())
-        return root if root is not None else Node(None, Mark(self.source, 1, 1) if self.lines else Mark(self.source))
+        return root if root is not None else Node(None, self.mark_at(0, 0))
 
     def node(self, event: Any, events: Iterator[Any], place: Place) -> Node:
         mark, name = self.mark(event.start_mark), type(event).__name__
@@ -138,11 +144,11 @@ class _Parser:
         return made
 
     def alias(self, event: Any, place: Place, mark: Mark) -> Node:
-        name = event.anchor
-        if name not in self.anchors:
+        name = event.anchor if len(event.anchor) <= 60 else f"{event.anchor[:57]}..."
+        if event.anchor not in self.anchors:
             hint = nearest(name, self.anchors)
             raise PlacedError(place, f"alias *{name} of an unknown anchor", f"wish an earlier &{name}", hint, mark=mark)
-        found = self.anchors[name]
+        found = self.anchors[event.anchor]
         if found is None:
             raise PlacedError(place, f"alias *{name} inside its own anchor", "wish a finite tree", mark=mark)
         node, size, height = found
@@ -163,6 +169,8 @@ class _Parser:
         merged: list[Node] | None = None
         while type(event := next(events)).__name__ != "MappingEndEvent":
             mark = self.mark(event.start_mark)
+            if type(event).__name__ != "ScalarEvent":
+                raise PlacedError(place, "a key that is not text", "wish text as a key", mark=mark)
             key_node = self.node(event, events, place)
             is_merge = key_node.value == "<<" and not getattr(event, "style", None) and event.tag is None
             key = self.key(key_node, place, mark)
@@ -184,8 +192,7 @@ class _Parser:
     def key(self, node: Node, place: Place, mark: Mark) -> str:
         if isinstance(node.value, str):
             return node.value
-        hint = "write it in quotes" if not isinstance(node.value, dict | list) else ""
-        self.fail(place, mark, f"the key {shown(node.value)}", "wish text as a key", hint)
+        self.fail(place, mark, f"the key {shown(node.value)}", "wish text as a key", "write it in quotes")
         return str(node.value)[:40]
 
     def merge_sources(self, value: Node, place: Place) -> list[Node]:
@@ -196,7 +203,7 @@ class _Parser:
         return []
 
     def bad_tag(self, tag: str, place: Place, mark: Mark) -> None:
-        tag = ascii("!!" + tag.removeprefix(_CORE) if tag.startswith(_CORE) else tag)[1:-1]
+        tag = shown("!!" + tag.removeprefix(_CORE) if tag.startswith(_CORE) else tag).strip(_QUOTES)
         self.fail(place, mark, f"the tag {tag}", "wish plain YAML", "nothing is constructed from tags")
 
     def scalar(self, event: Any, place: Place, mark: Mark) -> Any:
@@ -235,7 +242,7 @@ def _height(node: Node) -> int:
     return 1 + max(map(_height, node.value), default=0) if isinstance(node.value, list) else 1
 
 
-def _in_words(problem: str, context: str) -> tuple[str, str]:
+def _in_words(problem: str, context: str, opening: str) -> tuple[str, str]:
     """A scanner's problem and a hint, in the words of someone who writes configs."""
     if "mapping values are not allowed" in problem:
         return "a ':' where no key can be", "check the indentation, or quote a text with ': ' in it"
@@ -246,5 +253,5 @@ def _in_words(problem: str, context: str) -> tuple[str, str]:
     if "quoted scalar" in context:
         return "a quote that is not closed", ""
     if "flow" in context and ("expected ','" in problem or "stream end" in problem):
-        return f"a {'[' if 'sequence' in context else '{'} that is not closed, or a missing comma", ""
-    return ascii(problem)[1:-1], ""
+        return f"a {opening if opening in ('[', '{') else '[ or {'} that is not closed, or a missing comma", ""
+    return shown(problem).strip(_QUOTES), ""
