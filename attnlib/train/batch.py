@@ -77,22 +77,17 @@ class Loss:
 
 def laid_out(rows: Sequence[Sequence[Ids]], fill: int) -> tuple[Ids, Layout]:
     """Rows of one or several segments as [B, T] ids, filled up on the right, and the layout that says so."""
+    ids = _filled(rows, fill)
     lengths = [[len(part) for part in row] for row in rows]
-    width = max((sum(parts) for parts in lengths), default=0)
-    ids = np.full((len(rows), width), fill, dtype=np.int64)
-    for line, row in zip(ids, rows):
-        joined = np.concatenate(row)
-        line[: len(joined)] = joined
     if all(len(parts) == 1 for parts in lengths):
-        return ids, Layout.from_lengths([parts[0] for parts in lengths], width)
-    return ids, Layout.packed(lengths, width)
+        return ids, Layout.from_lengths([parts[0] for parts in lengths], ids.shape[1])
+    return ids, Layout.packed(lengths, ids.shape[1])
 
 
 def labelled(inputs: Sequence[Sequence[Ids]], targets: Sequence[Sequence[Ids]], fill: int) -> Batch:
     """A batch of rows of segments with a target for each token; IGNORE = no loss there."""
     ids, layout = laid_out(inputs, fill)
-    wanted, _ = laid_out(targets, IGNORE)
-    labels, at = _labels(wanted)
+    labels, at = _labels(_filled(targets, IGNORE))
     return Batch(torch.from_numpy(ids), layout, labels, at)
 
 
@@ -100,9 +95,19 @@ def paired(sources: Sequence[Ids], inputs: Sequence[Ids], targets: Sequence[Ids]
     """A batch for an encoder-decoder: sources, and what the decoder reads and is to say."""
     ids, layout = laid_out([[s] for s in sources], fill)
     decoder_ids, decoder_layout = laid_out([[i] for i in inputs], fill)
-    wanted, _ = laid_out([[t] for t in targets], IGNORE)
-    labels, at = _labels(wanted)
+    labels, at = _labels(_filled([[t] for t in targets], IGNORE))
     return Batch(torch.from_numpy(ids), layout, labels, at, torch.from_numpy(decoder_ids), decoder_layout)
+
+
+def _filled(rows: Sequence[Sequence[Ids]], fill: int) -> Ids:
+    width = max((sum(map(len, row)) for row in rows), default=0)
+    ids = np.full((len(rows), width), fill, dtype=np.int64)
+    for line, row in zip(ids, rows):
+        at = 0
+        for part in row:
+            line[at : at + len(part)] = part
+            at += len(part)
+    return ids
 
 
 def _labels(targets: Ids) -> tuple[Tensor, Tensor | None]:

@@ -47,10 +47,12 @@ def mask_tokens(
 def _chosen(places: Ids, rng: np.random.Generator, count: int, words: Ids | None) -> Ids:
     if words is None:
         return rng.choice(places, count, replace=False)
-    names, sizes = np.unique(words[places], return_counts=True)
-    order = rng.permutation(len(names))
+    sizes = np.bincount(words[places])  # by word
+    order = rng.permutation(np.flatnonzero(sizes))
     enough = int(np.searchsorted(np.cumsum(sizes[order]), count)) + 1
-    return places[np.isin(words[places], names[order[:enough]])]
+    picked = np.zeros(len(sizes), dtype=bool)
+    picked[order[:enough]] = True
+    return places[picked[words[places]]]
 
 
 def word_numbers(ids: Ids, edges: tuple[Flags, Flags]) -> Ids:

@@ -47,7 +47,7 @@ class Feed:
         epochs, indices = batch_indices(self.seed, step, n, self.batch_size, rank=self.rank, world_size=self.world_size)
         drawn = list(zip(epochs.tolist(), indices.tolist()))
         examples = [self.examples.example(index, epoch, self.seed) for epoch, index in drawn]
-        rngs = [example_rng(self.seed, epoch, index) for epoch, index in drawn]
+        rngs = [example_rng(self.seed, *each) for each in drawn] if self.objective.random else []
         return self.objective.batch(examples, self.tokenizer, rngs)
 
 
@@ -74,7 +74,7 @@ class Evaluation:
         for first in range(0, n, self.batch_size):
             indices = range(first, min(first + self.batch_size, n))
             examples = [self.examples.example(index) for index in indices]
-            rngs = [example_rng(self.seed, _EVALUATION, index) for index in indices]
+            rngs = [example_rng(self.seed, _EVALUATION, i) for i in indices] if self.objective.random else []
             yield self.objective.batch(examples, self.tokenizer, rngs)
 
     @torch.inference_mode()

@@ -38,6 +38,7 @@ class Objective(Spec, slot="objective"):
     columns: ClassVar[tuple[str, ...]] = ("text",)
     models: ClassVar[tuple[str, ...]] = ()
     heads: ClassVar[tuple[str, ...]] = ("lm",)
+    random: ClassVar[bool] = False  # whether batches are corrupted
 
     @property
     def smoothing(self) -> float:
@@ -62,7 +63,7 @@ class Objective(Spec, slot="objective"):
         raise NotImplementedError
 
     def batch(self, examples: Sequence[Example], tokenizer: Tokenizer, rngs: Rngs) -> Batch:
-        """Examples as tensors; `rngs` has one generator an example."""
+        """Examples as tensors; `rngs` has one generator an example where batches are `random`."""
         raise NotImplementedError
 
     def logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
@@ -110,6 +111,7 @@ class MaskedLM(Objective, kind="masked_lm"):
 
     models = ("encoder",)
     heads = OVER_TOKENS
+    random = True
     rate: Share = 0.15
     whole_word: bool = False
 
@@ -169,6 +171,7 @@ class ToDecoder(Objective):
 class SpanCorruption(ToDecoder, kind="span_corruption"):
     """Removed spans from what is left (Raffel et al., 2020): `density` of the tokens, in spans of `mean_span`."""
 
+    random = True
     density: Share = 0.15
     mean_span: Annotated[float, Field(ge=1)] = 3.0
 

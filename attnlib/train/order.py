@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,19 +35,21 @@ def batch_indices(
 def permuted(places: Indices, n: int, key: tuple[int, ...]) -> Indices:
     """Where a pseudo-random permutation of 0..n-1 sends each place, without making the permutation: O(len(places)).
 
-    A Feistel network over the next even number of bits is a bijection of 0..4^h-1; what falls on or above n walks on
-    until it falls below ("cycle walking", Black and Rogaway, 2002), which is a bijection of 0..n-1.
+    A number below a * b is a pair (x, y) in Z_a x Z_b; adding to x a hash of y, then to y a hash of x, and so on (a
+    Feistel network), is a bijection. With a * b just above n, the few results that fall on or above n go through
+    again until they fall below ("cycle walking", Black and Rogaway, 2002), which is a bijection of 0..n-1.
     """
-    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
-    low = (np.uint64(1) << half) - np.uint64(1)
+    a = math.isqrt(n - 1) + 1
+    sizes = np.uint64(a), np.uint64(-(-n // a))
     keys = np.random.SeedSequence([part & 0xFFFFFFFFFFFFFFFF for part in key]).generate_state(_ROUNDS, np.uint64)
     out = places.astype(np.uint64)
     todo = np.ones(len(out), dtype=bool)
     while todo.any():
-        left, right = out[todo] >> half, out[todo] & low
-        for round_key in keys:
-            left, right = right, left ^ (_mixed(right ^ round_key) & low)
-        out[todo] = (left << half) | right
+        sides = list(divmod(out[todo], sizes[1]))
+        for i, round_key in enumerate(keys):
+            turn, other = i % 2, 1 - i % 2
+            sides[turn] = (sides[turn] + _mixed(sides[other] ^ round_key) % sizes[turn]) % sizes[turn]
+        out[todo] = sides[0] * sizes[1] + sides[1]
         todo = out >= np.uint64(n)
     return out.astype(np.int64)
 

@@ -21,6 +21,8 @@ from attnlib.train.data import Row
 from attnlib.train.feed import Evaluation, Feed
 from attnlib.train.objectives import CausalLM, Classify, MaskedLM, Objective, Seq2Seq, SpanCorruption
 
+torch.set_num_threads(1)
+
 BOOK = [Row({"text": "Call me Ishmael. Some years ago, never mind how long precisely. " * 9}, "book.txt:1", running=True)]
 DOCS = [Row({"text": t}, f"docs:{i}") for i, t in enumerate(["one fish", "two", "red fish blue", "x" * 25, "done"], 1)]
 PAIRS = [
