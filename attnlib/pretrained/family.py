@@ -52,8 +52,7 @@ class HFConfig:
         """(theta, scaling) in today's spelling `rope_parameters` or the older `rope_theta` and `rope_scaling`."""
         new = self.below("rope_parameters")
         scaling = new if new.tree else self.below("rope_scaling")
-        theta = scaling.tree.get("rope_theta", self.tree.get("rope_theta", 10000.0))
-        return HFConfig({"rope_theta": theta}, self.where).get("rope_theta", float), scaling
+        return scaling.get("rope_theta", float, self.get("rope_theta", float, 10000.0)), scaling
 
 
 class Family(ABC):
@@ -72,11 +71,13 @@ class Family(ABC):
         """The config.json of a spec, or a CheckpointError that names what this family cannot say."""
 
     def say(self, spec: ModelSpec, tree: Mapping[str, Any]) -> None:
-        """Refuse a spec that the config does not say whole: reading the config back must give the same spec."""
-        again = self.spec_from(HFConfig(tree, "config.json"))
-        if again != spec:
-            field = _difference(spec, again)
-            raise CheckpointError(field, f"is what no {self.name} config says", f"wish a {self.name}")
+        """Refuse a spec that the config does not say whole: the config read back must give the same architecture."""
+        from attnlib.pretrained.canonical import canonical, difference
+
+        again = self.spec_from(HFConfig(tree))
+        field = difference(canonical(spec, spec.d_model), canonical(again, spec.d_model), "model")
+        if field is not None:
+            raise CheckpointError(field, f"is what no config of {self.name} says", f"wish a {self.name} model")
 
     @abstractmethod
     def table(self, spec: ModelSpec) -> Table:
@@ -85,16 +86,6 @@ class Family(ABC):
     def untied(self, spec: ModelSpec, theirs: str) -> ModelSpec:
         """The spec to build when the values of a tie differ in the file."""
         raise CheckpointError(theirs, "differs from the tensor it is tied to", "wish equal values")
-
-
-def _difference(ours: Any, said: Any, path: str = "model") -> str:
-    """The dotted name of the first field in which two specs differ."""
-    if type(ours) is not type(said) or not hasattr(ours, "model_fields"):
-        return path
-    for name in type(ours).model_fields:
-        if getattr(ours, name) != getattr(said, name):
-            return _difference(getattr(ours, name), getattr(said, name), f"{path}.{name}")
-    return path
 
 
 def families() -> Iterator[Family]:

@@ -54,16 +54,18 @@ class Llama(Family):
                 final_norm=norm,
             ),
             head=NoHeadSpec() if config.get("architectures", list, []) == ["LlamaModel"] else head,
-            init=Normal(std=config.get("initializer_range", float, 0.02)),
+            init=Normal(scale=config.get("initializer_range", float, 0.02)),
         )
 
     def config_from(self, spec: ModelSpec) -> dict[str, Any]:
-        block = spec.stack.block if isinstance(spec, DecoderSpec) else None
-        if not isinstance(spec, DecoderSpec) or block is None or not isinstance(block.attention, SoftmaxAttentionSpec):
-            raise CheckpointError("model", "is not a decoder of equal layers of softmax attention", "wish a llama")
+        if not isinstance(spec, DecoderSpec):
+            raise CheckpointError("model", f"is of kind {spec.kind!r}", "wish a decoder")
+        block = spec.stack.layers[0]
         attention, mlp, norm = block.attention, block.mlp, block.norm
+        if not isinstance(attention, SoftmaxAttentionSpec):
+            raise CheckpointError("model.stack.block.attention", f"is of kind {attention.kind!r}", "wish softmax")
         if not isinstance(mlp, GatedSpec) or not isinstance(norm, RMSNormSpec):
-            raise CheckpointError("model.stack.block", "is without RMS norms and a gated mlp", "wish a llama")
+            raise CheckpointError("model.stack.block", "is without RMS norms and a gated mlp", "wish a llama model")
         tied = isinstance(spec.head, LMHeadSpec) and spec.head.tied
         tree = {
             "model_type": "llama",
@@ -77,12 +79,12 @@ class Llama(Family):
             "head_dim": attention.d_head or spec.d_model // attention.num_heads,
             "hidden_act": mlp.activation,
             "rms_norm_eps": norm.eps,
-            "attention_bias": attention.bias is True,
+            "attention_bias": bool(attention.bias),
             "attention_dropout": attention.dropout,
             "mlp_bias": mlp.bias,
             "tie_word_embeddings": tied,
             **rope_config(attention.rotary or Rotary(), "model.stack.block.attention.rotary"),
-            **({"initializer_range": spec.init.std} if isinstance(spec.init, Normal) else {}),
+            **({"initializer_range": spec.init.scale} if isinstance(spec.init, Normal) else {}),
         }
         self.say(spec, tree)
         return tree
