@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -55,6 +55,7 @@ def prepare(
     if is_kind(model, "encoder"):
         raise UsageError("model", "is an encoder", "generation needs a decoder or an encoder-decoder",
                          "score() gives pseudo-log-likelihoods of an encoder")  # fmt: skip
+    need_head(model)
     vocab, start = vocab_of(model), start_of(model, tokenizer, start)
     eos = getattr(tokenizer, "eos_id", None)
     ends = frozenset(options.eos if options.eos is not None else () if eos is None else (eos,))
@@ -91,6 +92,13 @@ def vocab_of(model: Any, *, source: bool = False) -> int:
     if model.spec is None:
         return int((other or model.embedding).token.weight.shape[0])
     return int((None if source else getattr(model.spec, "decoder_vocab_size", None)) or model.spec.vocab_size)
+
+
+def need_head(model: Any, logits: Tensor | None = None) -> None:
+    """UsageError for a model that has no head, or one whose logits are not over the vocabulary."""
+    if getattr(model, "head", model) is None or (logits is not None and logits.shape[-1] != vocab_of(model)):
+        raise UsageError("model", "has no head over the vocabulary", "needs one to tell tokens",
+                         "head: {kind: lm}, or masked_lm for an encoder")  # fmt: skip
 
 
 def start_of(model: Any, tokenizer: Tokenizer | None, given: int | None) -> int | None:
@@ -179,6 +187,7 @@ def begin(job: Job) -> tuple[Any, Tensor]:
     logits = torch.empty(0)
     for ids, layout, _ in blocks(job.rows, "left", job.options.prefill_chunk or width, device_of(job.model)):
         logits = job.model.step(ids, layout, state, at=slice(-1, None))
+        need_head(job.model, logits)
     return state, logits[:, -1].float()
 
 
@@ -202,7 +211,12 @@ def blocks(rows: list[list[int]], side: str, chunk: int, device: torch.device) -
             column = right - left - (last - first) if side == "left" else 0
             ids[number, column : column + last - first] = torch.tensor(row[first:last], dtype=torch.long)
         starts = [first for first, _ in spans]
-        yield ids.to(device), Layout.from_lengths(counts, right - left, side=side, starts=starts, device=device), counts
+        layout = Layout.from_lengths(counts, right - left, side=side, starts=starts, device=device)
+        if layout.lengths is None:  # rows that go on from a state, which counts their tokens by the runs
+            column_of = [right - left - n if side == "left" else 0 for n in counts]
+            runs = tuple((number, column_of[number], n) for number, n in enumerate(counts) if n)
+            layout = replace(layout, runs=runs, memo={})
+        yield ids.to(device), layout, counts
 
 
 def device_of(model: Any) -> torch.device:

@@ -21,6 +21,7 @@ from attnlib.generate.prompts import (
     device_of,
     evaluating,
     is_kind,
+    need_head,
     start_of,
     vocab_of,
 )
@@ -76,6 +77,7 @@ def score(
     """
     if chunk < 1:
         raise UsageError("score.chunk", f"is {chunk}", "must be at least 1")
+    need_head(model)
     alone = is_kind(model, "decoder")
     rows = as_rows(ids, "ids", attention_mask=attention_mask, layout=layout, tokenizer=tokenizer, end=not alone)
     check_ids(rows, vocab_of(model), "ids")
@@ -115,11 +117,12 @@ def _causal(
         with evaluating(model):
             state = begin_state(model, sources, len(rows), "growing", width)
             for ids, layout, counts in blocks(known, "right", chunk, device_of(model)):
-                logits = model.step(ids, layout, state, at=slice(None)).float()  # [B, t, V]
+                logits = model.step(ids, layout, state, at=slice(None))  # [B, t, V]
+                need_head(model, logits)
                 for row, count in enumerate(counts):
                     done = len(found[row])
                     wanted = torch.tensor(targets[row][done : done + count], dtype=torch.long, device=logits.device)
-                    found[row] += _chosen(logits[row, :count], wanted)
+                    found[row] += _chosen(logits[row, :count].float(), wanted)
     return [Score(tuple(target), tuple(values)) for target, values in zip(targets, found)]
 
 
@@ -137,7 +140,9 @@ def _masked(model: Any, rows: list[list[int]], mask_id: int | None, special: fro
             at = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
             at[torch.arange(len(places)), torch.tensor([column for _, column in places])] = True
             wanted = torch.tensor([rows[row][column] for row, column in places], device=ids.device)
-            values = _chosen(model(ids, layout, at=at).logits.float(), wanted)  # logits [N, V], a row each
+            logits = model(ids, layout, at=at).logits  # [N, V], one row a copy
+            need_head(model, logits)
+            values = _chosen(logits.float(), wanted)
             for (row, _), value in zip(places, values):
                 found[row].append(value)
     return [Score(tuple(t for t in ids if t not in special), tuple(values)) for ids, values in zip(rows, found)]
