@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnlib.config.bundled
-from attnlib.config import config_names, config_path, load_tree, parse_tree, to_yaml, write_file
+from attnlib.config import config_folder, config_names, config_path, load_tree, parse_tree, to_yaml, write_file
 from attnlib.errors import SpecError
 from attnlib.spec import Mark
 
@@ -236,6 +236,20 @@ def test_bundled_configs_are_found_by_name(tmp_path: Path, monkeypatch: pytest.M
     for name in ("tiny/gtp", "../secret", "tiny"):
         with pytest.raises(SpecError, match="did you mean 'tiny/gpt'" if name == "tiny/gtp" else "no such config"):
             config_path(name)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_configs_lie_in_the_wheel_or_beside_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    home = tmp_path / "attnlib" if installed else tmp_path
+    for folder in (tmp_path / "attnlib" / "config", tmp_path / "configs", home / "configs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(attnlib.config.bundled, "__file__", str(tmp_path / "attnlib" / "config" / "bundled.py"))
+    if not installed:
+        assert config_folder() == tmp_path / "attnlib" / "configs"  # a stranger's configs beside site-packages
+        (tmp_path / "pyproject.toml").touch()
+    assert config_folder() == home / "configs"
 
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

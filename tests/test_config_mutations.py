@@ -103,12 +103,7 @@ def node_length(text: str, start: int, key_at: int) -> int:
     indent = key_at - text.rfind("\n", 0, key_at) - 1
     end = start
     for line in text[start:].splitlines(keepends=True):
-        if (
-            end > start
-            and line.strip()
-            and len(line) - len(line.lstrip()) <= indent
-            and not line.lstrip().startswith("-")
-        ):
+        if end > start and line.strip() and len(line) - len(line.lstrip()) <= indent and not line.lstrip().startswith("-"):
             break
         end += len(line)
     return len(text[start:end].rstrip())
@@ -172,9 +167,7 @@ def number_for_word(source: Source, rng: random.Random) -> Mutant | None:
 
 @operator
 def out_of_range(source: Source, rng: random.Random) -> Mutant | None:
-    return with_value(
-        source, choose(source, rng, is_number), rng.choice(["-1", "-0.5", "-1000000", "1e300", "9" * 5000])
-    )
+    return with_value(source, choose(source, rng, is_number), rng.choice(["-1", "-0.5", "-1000000", "1e300", "9" * 5000]))
 
 
 @operator
@@ -256,9 +249,7 @@ def deleted_key(source: Source, rng: random.Random) -> Mutant | None:
 
 @operator
 def scalar_for_mapping(source: Source, rng: random.Random) -> Mutant | None:
-    return with_value(
-        source, choose(source, rng, lambda v: isinstance(v.value, dict)), rng.choice(["5", "true", "nonsuch"])
-    )
+    return with_value(source, choose(source, rng, lambda v: isinstance(v.value, dict)), rng.choice(["5", "true", "nonsuch"]))
 
 
 @operator
@@ -358,7 +349,7 @@ def sources() -> list[tuple[Source, Callable[[Any, Marks], None]]]:
     ]
     for path in sorted(config_folder().rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
-        if "extends:" not in text:  # those stand on others, which are here themselves
+        if "\nmodel:" in text and "extends:" not in text:  # those that extend stand on others, which are here themselves
             found.append((scan(path.name, text), read_real))
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
@@ -27,7 +27,7 @@ from spec_family import (
     ToyWindow,
 )
 
-from attnlib.config import parse_tree
+from attnlib.config import config_names, load_tree, parse_tree, to_yaml
 from attnlib.errors import SpecError
 from attnlib.spec import PlacedError, Spec, SpecErrors, join_path, json_schema, read, split_path, write
 
@@ -99,8 +99,7 @@ BLOCK = {"attention": {"num_heads": 4}, "d_ff": 8}
     [
         (
             {"droput": 0.1},
-            "droput: unknown field, wish one of 'attention', 'norm', 'final', 'd_ff', 'dropout'"
-            " (did you mean 'dropout'?)",
+            "droput: unknown field, wish one of 'attention', 'norm', 'final', 'd_ff', 'dropout' (did you mean 'dropout'?)",
         ),
         ({"norm": "rsm"}, "norm: unknown kind 'rsm', wish one of 'layer', 'rms' (did you mean 'rms'?)"),
         ({"norm": {"kind": "rsm"}}, "norm.kind: unknown kind 'rsm', wish one of 'layer', 'rms' (did you mean 'rms'?)"),
@@ -145,6 +144,70 @@ def test_error_names_path_fact_wish_and_hint(change: dict[str, Any], error: str 
     wanted = error or "attention.mask[1].kind: missing, wish one of 'all', 'causal', 'window'"
     (found,) = errors_of(ToyBlock, BLOCK | change)
     assert found == wanted or (found.startswith(wanted) and "list, each" in wanted)
+
+
+class ToyForms(Spec):
+    """Fields of the forms that the toy models do not have."""
+
+    a: Annotated[int, Field(gt=0)] | None = None
+    b: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    c: Annotated[float, Field(gt=0)] | ToyNorm | None = None
+    d: tuple[int, int] = (1, 2)
+    e: dict[str, Annotated[int, Field(gt=0)]] = {}
+    f: tuple[tuple[int, ...], ...] = ()
+    g: tuple[ToyNorm, ...] | ToyNorm | None = None
+    h: dict[str, tuple[ToyNorm, ...]] = {}
+    i: Literal["auto"] | int = "auto"
+    j: float = Field(0.5, alias="jay")
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"a": 1, "b": [0, 1], "c": 1, "d": [3, 4], "e": {"x": 1}, "f": [[1], [2, 3]], "i": 3, "jay": 2.0},
+        {"c": "rms", "g": "rms"},
+        {"c": {"kind": "rms", "eps": 0.5}, "g": {"kind": "rms"}, "h": {"x": ["rms", {"kind": "layer"}], "y": []}},
+        {"g": ["rms"]},
+        {"g": []},
+    ],
+)
+def test_fields_of_every_form_round_trip(tree: dict[str, Any]) -> None:
+    spec = read(ToyForms, tree)
+    assert read(ToyForms, write(spec)) == spec == read(ToyForms, write(spec, full=True))
+    schema = json_schema(ToyForms)
+    assert accepts(schema, schema, tree)
+
+
+@pytest.mark.parametrize(
+    ("tree", "error"),
+    [
+        ({"a": 0}, "a: 0, wish a whole number > 0 or null"),
+        ({"b": [1, -1]}, "b[1]: -1, wish a whole number >= 0"),
+        ({"c": True}, "c: true, wish a number > 0 or a toy_norm: one of 'layer', 'rms' or null (true and false"),
+        ({"c": {"eps": 1}}, "c.kind: missing, wish one of 'layer', 'rms'"),
+        ({"d": [1]}, "d: a list of 1, wish a list of 2: a whole number; a whole number"),
+        ({"d": [1, 2, 3]}, "d: a list of 3, wish a list of 2"),
+        ({"e": {"x": 0}}, "e.x: 0, wish a whole number > 0"),
+        ({"e": {1: 2}}, "e: the key 1, wish text as a key"),
+        ({"f": [1]}, "f[0]: 1, wish a list, each a whole number (write [1])"),
+        ({"g": 5}, "g: 5, wish a list, each a toy_norm: one of 'layer', 'rms' or a toy_norm"),
+        ({"h": {"x": "rms"}}, "h.x: 'rms', wish a list, each a toy_norm: one of 'layer', 'rms' (write [rms])"),
+        ({"i": "aut"}, "i: 'aut', wish 'auto' or a whole number (did you mean 'auto'?)"),
+        ({"jay": "x"}, "jay: 'x', wish a number"),
+        ({"j": 1.0, "jay": 1.0}, "j: unknown field"),
+        ({"kidn": "x", "kind": "y"}, "kidn: unknown field"),
+        ([], "spec: a list of 0, wish a mapping with 'a', 'b'"),
+    ],
+)
+def test_faults_in_fields_of_every_form(tree: Any, error: str) -> None:
+    found = errors_of(ToyForms, tree)
+    assert found[0].startswith(error), found
+
+
+def test_misspelled_kind_is_named() -> None:
+    assert errors_of(ToyNorm, {"kidn": "rms"}) == [
+        "kidn: unknown field where the kind is missing, wish one of 'layer', 'rms' (did you mean 'kind'?)"
+    ]
 
 
 def test_all_errors_come_at_once_in_the_order_of_the_file() -> None:
@@ -272,6 +335,8 @@ def accepts(schema: dict[str, Any], node: dict[str, Any], value: Any) -> bool:
             for k, v in value.items()
         )
     if isinstance(value, list):
+        if "prefixItems" in node:
+            return len(value) == node["minItems"] and all(accepts(schema, n, v) for n, v in zip(node["prefixItems"], value))
         return all(accepts(schema, node["items"], item) for item in value) and len(value) >= node.get("minItems", 0)
     if isinstance(value, str):
         return True
@@ -289,6 +354,20 @@ def test_json_schema_takes_what_read_takes(text: str) -> None:
     for broken in ("d_ff: 0", "d_ff: wide", "d_fff: 8"):
         wrong, _ = parse_tree(text.replace("d_ff: 96", broken).replace("d_ff: 64", broken))
         assert not accepts(schema, schema, wrong)
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_shipped_models_round_trip_and_fit_their_schema(name: str) -> None:
+    from attnlib.models.spec import ModelSpec
+
+    tree, marks = load_tree(name)
+    if "model" not in tree:
+        return  # a part that others extend
+    model = read(ModelSpec, tree["model"], path="model", marks=marks)
+    assert read(ModelSpec, write(model)) == model
+    assert read(ModelSpec, parse_tree(to_yaml(write(model, full=True)))[0]) == model
+    schema = json_schema(ModelSpec)
+    assert accepts(schema, schema, tree["model"]) and accepts(schema, schema, write(model, full=True))
 
 
 def test_json_schema_names_new_kinds() -> None:

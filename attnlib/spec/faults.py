@@ -35,9 +35,11 @@ def _fault(
         return unknown_field((name,), cls, root=root)
     key, field = fields[name]
     annotation: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-    if item["type"] == "missing":
+    if item["type"] == "missing" and len(item["loc"]) == 1:
         return PlacedError((key,), "missing", f"wish {type_words(annotation)}", field.description or "", root=root)
     given = values[name] if name in values else values[next(n for n in fields if fields[n][0] == key and n in values)]
+    if item["loc"][-1] == "[key]":
+        return PlacedError((key,), f"the key {shown(item['loc'][-2])}", "wish text as a key", root=root)
     place, value, annotation = _descend(item["loc"][1:], given, annotation)
     fact = shown(value)
     if item["type"] in ("too_short", "too_long") and isinstance(value, Mapping):
@@ -52,9 +54,7 @@ def unknown_field(place: Place, cls: type[Spec], slot: type[Spec] | None = None,
     kinds = slot.kinds() if slot else {}
     owners = [kind for kind, other in kinds.items() if other is not cls and name in keys_of(other)]
     fact = "unknown field" + (f" of kind {cls.kind!r}" if cls.kind else "")
-    hint = (
-        f"belongs to kind {named(sorted(owners))}" if owners else nearest(name, [*keys, *(["kind"] if kinds else [])])
-    )
+    hint = f"belongs to kind {named(sorted(owners))}" if owners else nearest(name, [*keys, *(["kind"] if kinds else [])])
     return PlacedError(place, fact, f"wish one of {named(keys)}" if keys else "wish no fields", hint, root=root)
 
 

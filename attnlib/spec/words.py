@@ -8,6 +8,8 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from attnlib.spec.base import Spec, keys_of
 
 _LEAVES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -63,7 +65,8 @@ def type_words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """What a field of this type takes: `a whole number > 0`, `one of 'pre', 'post'`, `a norm: one of 'rms'`."""
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
-        return type_words(inner, (*metadata, *more))
+        found = [m for item in more for m in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return type_words(inner, (*metadata, *found))
     args, origin = get_args(annotation), get_origin(annotation)
     if origin in (Union, types.UnionType):
         parts = members(annotation)
@@ -88,7 +91,8 @@ def _tuple_words(args: tuple[Any, ...]) -> str:
 def spec_words(cls: type[Spec]) -> str:
     """What a slot or a spec class takes."""
     if kinds := cls.kinds():
-        return f"a {cls.slot or cls.__name__}: {one_of(sorted(kinds))}"
+        name = cls.slot or cls.__name__
+        return f"{'an' if name[0] in 'aeiou' else 'a'} {name}: {one_of(sorted(kinds))}"
     keys = keys_of(cls)
     return f"a mapping with {named(keys)}" if keys else "an empty mapping"
 
@@ -125,9 +129,16 @@ def type_hint(value: Any, annotation: Any) -> str:
         return f"write {int(value)}"
     if isinstance(value, int | float) and not isinstance(value, bool) and wanted & {str}:
         return f"write '{value}', with quotes"
-    lists = any(get_origin(kind) is tuple for kind in wanted)
-    if lists and isinstance(value, str | int | float):
+    lists = [get_args(kind)[0] for kind in wanted if get_origin(kind) is tuple]
+    if any(_could_be(value, item) for item in lists):
         return f"write [{value if not isinstance(value, str) else ascii(value)[1:-1]}]"
     if isinstance(value, list | tuple) and len(value) == 1 and not lists:
         return "write it without the brackets or the dash"
     return ""
+
+
+def _could_be(value: Any, item: Any) -> bool:
+    """Whether a leaf may have been meant as the only item of a list."""
+    if is_spec(bare(item)):
+        return isinstance(value, str) and value in bare(item).kinds()
+    return isinstance(value, str | int | float)
