@@ -64,6 +64,7 @@ class HFTokenizer(Tokenizer):
         self.template = self._find_template()
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no text: "?", as bytes have it
         found = self._guarded.encode(text, add_special_tokens=False)
         if _MARK in text and self._holds_special(found.ids):
             found = self._guarded.encode(text.replace(_MARK, "�"), add_special_tokens=False)
@@ -145,9 +146,7 @@ def _guard(document: dict[str, Any]) -> dict[str, Any]:
     elif isinstance(pieces, list):
         model["vocab"] = [[hidden.get(name, name), score] for name, score in pieces]
     if isinstance(model.get("merges"), list):
-        model["merges"] = [
-            m for m in model["merges"] if "".join(m.split(" ") if isinstance(m, str) else m) not in hidden
-        ]
+        model["merges"] = [m for m in model["merges"] if "".join(m.split(" ") if isinstance(m, str) else m) not in hidden]
     if model.get("unk_token") in hidden:
         model["unk_token"] = hidden[model["unk_token"]]
     added = [{**t, "content": hidden.get(t["content"], t["content"]), "normalized": False} if t["special"] else t

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,8 +156,9 @@ class JSONLines(Columns, kind="jsonl"):
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}:{error.colno}", f"is no JSON: {error.msg}",
-                                "each line must be one JSON object") from error  # fmt: skip
+                raise _no_json(f"{path}:{number}:{error.colno}", error.msg) from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+                raise _no_json(f"{path}:{number}", "too long a number or too deeply nested") from error
             if not isinstance(record, dict):
                 raise DataError(f"{path}:{number}", f"holds {_kind(record)}", "each line must be one JSON object")
             yield f"{path}:{number}", record
@@ -169,20 +171,36 @@ class CSV(Columns, kind="csv"):
 
     def records(self, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         delimiter = self.delimiter or ("\t" if path.suffix == ".tsv" else ",")
-        lines = csv.reader(read_text(path).splitlines(keepends=True), delimiter=delimiter, strict=True)
-        number, header = 1, None
-        try:
-            for cells in lines:
-                if header is None:
-                    header = cells
-                elif cells and len(cells) != len(header):
-                    raise DataError(f"{path}:{number}", f"has {len(cells)} fields", f"the header names {len(header)}",
-                                    "put a field that holds the delimiter in double quotes")  # fmt: skip
-                elif cells:
-                    yield f"{path}:{number}", dict(zip(header, cells))
-                number = lines.line_num + 1  # a quoted field may run over several lines
-        except csv.Error as error:
-            raise DataError(f"{path}:{lines.line_num}", f"is no CSV: {error}", "must be a table with a header") from error
+        (_, header), *rows = _cells(read_text(path), delimiter, path)
+        twice = next((name for name in header if header.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{path}:1", f"names the column {twice!r} twice", "each column needs a name of its own")
+        for number, cells in rows:
+            if len(cells) != len(header):
+                raise DataError(f"{path}:{number}", f"has {len(cells)} fields", f"the header names {len(header)}",
+                                "put a field that holds the delimiter in double quotes")  # fmt: skip
+            yield f"{path}:{number}", dict(zip(header, cells))
+
+
+def _cells(text: str, delimiter: str, path: Path) -> list[tuple[int, list[str]]]:
+    """The cells of each row that is not empty, with the number of the line it begins on."""
+    number, rows = 1, []
+    before = csv.field_size_limit(2**31 - 1)  # a cell may hold a whole document
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for cells in lines:
+            if cells:
+                rows.append((number, cells))
+            number = lines.line_num + 1  # a quoted cell may run over several lines
+    except csv.Error as error:
+        raise DataError(f"{path}:{lines.line_num}", f"is no CSV: {error}", "must be a table with a header") from error
+    finally:
+        csv.field_size_limit(before)
+    return rows
+
+
+def _no_json(origin: str, why: str) -> DataError:
+    return DataError(origin, f"is no JSON: {why}", "each line must be one JSON object")
 
 
 def _field(record: Mapping[str, Any], name: str, column: str, origin: str) -> str:

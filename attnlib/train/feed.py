@@ -85,9 +85,9 @@ class Evaluation:
         model.eval()
         try:
             for batch in self:
-                logits, _ = self.objective.logits(model, batch.to(device))
-                chosen = batch.labels.to(device)
-                nll += float(nn.functional.cross_entropy(logits.float(), chosen, reduction="sum"))
+                there = batch.to(device)
+                logits, _ = self.objective.logits(model, there)
+                nll += float(nn.functional.cross_entropy(logits.float(), there.labels, reduction="sum"))
                 predicted.append(logits.argmax(-1).cpu())
                 labels.append(batch.labels)
         finally:

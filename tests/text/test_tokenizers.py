@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,21 @@ def test_pieces_are_trained_alike_each_time_and_shorten_the_text() -> None:
     assert first.vocab_size <= 322 and len(first.encode(text)) < len(text) / 3
     with pytest.raises(DataError, match="trained on the training text"):
         BPE().build()
+
+
+def test_a_lone_surrogate_becomes_a_question_mark() -> None:
+    made = BPE(size=300).build(texts=[STORY])
+    assert made.encode("a\udcffb") == made.encode("a?b")
+
+
+@pytest.mark.parametrize("spec", [HF(), BPE()])
+def test_a_missing_package_is_named_with_the_way_to_get_it(
+    spec: TokenizerSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(DataError, match=r"needs the package tokenizers.*attnlib\[text\]"):
+        spec.build(base=tmp_path, texts=["a"])
 
 
 def test_broken_tokenizer_files_are_refused_by_name(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ def test_csv_reads_quotes_line_breaks_and_tabs(tmp_path: Path) -> None:
     "content, said",
     [
         ('{"text": "a"}\n{"text": }\n', r"d\.jsonl:2:10: is no JSON: .*, each line must be one JSON object"),
+        ("[" * 100_000 + "\n", r"d\.jsonl:1: is no JSON: too long a number or too deeply nested"),
+        ('{"text": ' + "9" * 5000 + "}\n", r"d\.jsonl:1: is no JSON: too long a number"),
         ('["a"]\n', r"d\.jsonl:1: holds a list, each line must be one JSON object"),
         ('{"text": "a"}\n\n{"text": 3}\n', r"d\.jsonl:3: field 'text' holds a number, must be a string"),
         ('{"text": null}\n', r"d\.jsonl:1: field 'text' holds nothing \(null\), must be a string"),
@@ -113,6 +115,7 @@ def test_bad_json_lines_are_named(tmp_path: Path, content: str, said: str) -> No
     [
         ("text,label\na\n", r"d\.csv:2: has 1 fields, the header names 2"),
         ("text\n", r"d\.csv: holds no rows"),
+        ("text,label,text\na,b,c\n", r"d\.csv:1: names the column 'text' twice"),
         ('text,label\n"a,b\n', r"d\.csv:2: is no CSV: unexpected end of data"),
         ("txt,label\na,b\n", r"d\.csv:2: has no field 'text' among txt, label, .*did you mean 'txt'"),
     ],
@@ -141,3 +144,10 @@ def test_a_data_tree_without_a_kind_is_a_text(tmp_path: Path) -> None:
     assert read(Data, write(held)) == held
     with pytest.raises(SpecErrors, match="held_out"):
         read(Data, {"path": "a.txt", "held_out": -1})
+
+
+def test_csv_rows_end_at_line_ends_only_and_cells_may_be_long(tmp_path: Path) -> None:
+    cell = "one\u2028two\x0bthree\x85" + "x" * 200_000
+    (tmp_path / "a.csv").write_bytes(f"text\r\n{cell}\r\n".encode())
+    [row] = CSV(path="a.csv", held_out=0).load(("text",), tmp_path).train
+    assert row["text"] == cell
