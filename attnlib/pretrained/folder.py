@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlib.errors import CheckpointError
+from attnlib.nn.meta import on_meta
 from attnlib.pretrained.family import Family, HFConfig, explain_unread, find
 from attnlib.pretrained.files import has_file, opened, read_json
 from attnlib.pretrained.manifest import MANIFEST, Content, settle, write_folder
@@ -171,7 +172,7 @@ def _plan(folder: Path, family: Family, spec: ModelSpec, source: Source) -> tupl
 
 
 def _on_meta(spec: ModelSpec) -> nn.Module:
-    with torch.device("meta"):
+    with on_meta():
         return spec.build()
 
 

@@ -13,6 +13,7 @@ from attnlib.errors import CheckpointError
 from attnlib.pretrained import manifest
 from attnlib.pretrained.manifest import MANIFEST, settle, verify, write_folder
 
+PACKAGE = Path(manifest.__file__).parents[1]
 ONE = {"config.yaml": b"one\n", "model.safetensors": b"weights one", "deep/er/notes.txt": b""}
 TWO = {"config.yaml": b"two\n", "model.safetensors": b"weights two", "trainer.json": b"{}"}
 
@@ -212,7 +213,10 @@ def test_a_target_that_is_a_link_stays_one(tmp_path):
 
 
 WRITER = """
-import sys
+import sys, types
+for name, path in (("attnlib", sys.argv[2]), ("attnlib.pretrained", sys.argv[2] + "/pretrained")):
+    sys.modules[name] = types.ModuleType(name)  # without torch the process is there at once
+    sys.modules[name].__path__ = [path]
 from attnlib.pretrained.manifest import write_folder
 number = 0
 while True:
@@ -229,8 +233,8 @@ def test_kill_9_at_any_moment_leaves_a_complete_folder(tmp_path, exchange):
     target = tmp_path / "x"
     code = WRITER if exchange else WRITER.replace("number = 0", "import attnlib.pretrained.manifest as m\n"
                                                   "m._exchange = lambda one, other: False\nnumber = 0")  # fmt: skip
-    for delay in (0.0, 0.004, 0.011):
-        with subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE) as process:
+    for delay in (0.0, 0.003, 0.006, 0.009, 0.014, 0.02):
+        with subprocess.Popen([sys.executable, "-c", code, str(target), str(PACKAGE)], stdout=subprocess.PIPE) as process:
             process.stdout.readline()
             time.sleep(delay)
             process.send_signal(signal.SIGKILL)
