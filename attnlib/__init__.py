@@ -24,13 +24,16 @@ from attnlib.attention.masks import (
 from attnlib.attention.rotary import Rotary
 from attnlib.attention.scores import ScoreRule, Softmax, SoftmaxSink
 from attnlib.attention.softmax import SoftmaxAttention
+from attnlib.building import build
 from attnlib.errors import AttnlibError
+from attnlib.generate import generate
 from attnlib.layout import Layout
 from attnlib.models.decoder import Decoder
 from attnlib.models.encoder import Encoder
 from attnlib.models.encoder_decoder import EncoderDecoder
 from attnlib.nn.feed_forward import Dense, Gated
 from attnlib.nn.norms import LayerNorm, RMSNorm
+from attnlib.pretrained import load, save
 
 __version__ = "0.1.0"
 
@@ -64,5 +67,9 @@ __all__ = [
     "T5Relative",
     "Window",
     "attend",
+    "build",
+    "generate",
+    "load",
     "picture",
+    "save",
 ]

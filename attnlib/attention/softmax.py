@@ -126,7 +126,9 @@ class SoftmaxAttention(nn.Module):
     def _turn(self, layout: Layout, x: Tensor, scope: Scope) -> Turn | None:
         if self.rotary is None:
             return None
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        device = x.device.type
+        mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if mixed else x.dtype
         return self.rotary.table(layout, self.d_head, dtype, scope.length)
 
     def _heads(self, flat: Tensor, heads: int, norm: nn.Module, turn: Turn | None) -> Tensor:

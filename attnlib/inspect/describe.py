@@ -1,0 +1,112 @@
+"""describe: what a config would build, from the meta device alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnlib.models.decoder import Decoder
+from attnlib.models.encoder import Encoder
+from attnlib.models.encoder_decoder import EncoderDecoder
+from attnlib.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module: its path, class, the shapes of its own parameters, all parameters below it and FLOPs of a forward."""
+
+    path: str
+    name: str
+    shapes: dict[str, tuple[int, ...]]
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model is made of and what it costs, for `batch` rows of `tokens` tokens (source and target alike)."""
+
+    kind: str
+    rows: tuple[Row, ...]
+    parameters: int
+    flops: int
+    tokens: int
+    batch: int
+    cache_bytes_per_token: float | None
+    cache_bytes_rolling: int | None
+
+    def text(self) -> str:
+        """The module tree as people read it."""
+        lines = [f"{self.kind}: {self.parameters:,} parameters, {_short(self.flops)}FLOP a forward"
+                 f" ({self.batch} x {self.tokens} tokens)"]  # fmt: skip
+        if self.cache_bytes_per_token is not None:
+            rolling = self.cache_bytes_rolling or 0
+            lines.append(f"cache: {self.cache_bytes_per_token:,.0f} bytes a token growing; rolling, {rolling:,} bytes"
+                         f" after {self.tokens} tokens")  # fmt: skip
+        width = max(len("  " * row.path.count(".") + row.path.rpartition(".")[2]) for row in self.rows) + 2
+        for row in self.rows:
+            label = "  " * row.path.count(".") + (row.path.rpartition(".")[2] or "model")
+            shapes = "  ".join(f"{name} {list(shape)}" for name, shape in row.shapes.items())
+            cost = f"{_short(row.flops)}FLOP" if row.flops else ""
+            lines.append(f"{label:{width}}{row.name:18}{row.parameters:>14,}  {cost:>11}  {shapes}".rstrip())
+        return "\n".join(lines)
+
+
+def describe(spec: ModelSpec, *, tokens: int | None = None, batch: int = 1) -> Description:
+    """Shapes, parameters, FLOPs (multiply and add count as two) and cache bytes of the model that `spec` builds.
+
+    Nothing is allocated: the model is built and run on the meta device, so a part of one's own is counted like any other.
+    """
+    with torch.device("meta"):
+        model = spec.build().eval()
+        length = getattr(model, "max_length", None)
+        tokens = tokens or min(length or 128, 128)
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            _forward(model, torch.zeros(batch, tokens, dtype=torch.long))
+        counts = {name: sum(per.values()) for name, per in counter.get_flop_counts().items()}
+        growing = _cache_bytes(model, tokens, "growing")
+        rolling = _cache_bytes(model, tokens, "rolling")
+    top = type(model).__name__
+    rows = tuple(
+        Row(path, type(module).__name__, {n: tuple(p.shape) for n, p in module.named_parameters(recurse=False)},
+            sum(p.numel() for p in module.parameters()), counts.get(f"{top}.{path}" if path else top, 0))
+        for path, module in model.named_modules()
+        if path == "" or any(True for _ in module.parameters())
+    )  # fmt: skip
+    return Description(
+        type(spec).kind, rows, rows[0].parameters, counter.get_total_flops(), tokens, batch,
+        None if growing is None else growing / tokens, rolling,
+    )  # fmt: skip
+
+
+def _forward(model: nn.Module, ids: Tensor) -> None:
+    if isinstance(model, EncoderDecoder):
+        model(ids, ids)
+    else:
+        model(ids)
+
+
+def _cache_bytes(model: nn.Module, tokens: int, cache: str) -> int | None:
+    """Bytes one row's caches hold after `tokens` tokens; None where nothing is cached."""
+    ids = torch.zeros(1, tokens, dtype=torch.long)
+    with torch.no_grad():
+        if isinstance(model, Encoder) or not isinstance(model, Decoder | EncoderDecoder):
+            return None
+        state = model.begin(ids, cache=cache, batch=1)
+        for column in range(tokens) if cache == "rolling" and tokens <= 64 else (slice(0, tokens),):
+            at = slice(column, column + 1) if isinstance(column, int) else column
+            model.step(ids[:, at], None, state)
+        return state.nbytes()
+
+
+def _short(n: int) -> str:
+    value = float(n)
+    for unit in ("", "k", "M", "G", "T"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} P"
