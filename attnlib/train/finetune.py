@@ -1,0 +1,54 @@
+"""Fine-tuning: weights of another checkpoint into a new model, and parameters that stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from attnlib.errors import CheckpointError, SpecError, nearest
+from attnlib.pretrained import load
+from attnlib.pretrained.state import tensors_of
+from attnlib.train.spec import InitFrom
+
+
+def start_from(model: nn.Module, init: InitFrom, base: Path | None = None) -> list[str]:
+    """Copy every weight of the checkpoint into the model, which keeps its own dtype; returns the names left fresh.
+
+    Strict: all names and shapes agree, except those of the head with `head: new`. Nothing is copied otherwise.
+    """
+    folder = Path(init.from_) if base is None else base / init.from_
+    theirs, ours = tensors_of(load(folder, verify=(folder / "manifest.json").is_file())), tensors_of(model)
+    fresh = {name for name in {*theirs, *ours} if init.head == "new" and name.split(".")[0] == "head"}
+    hint = "" if fresh or init.head == "new" else "train.init.head: new leaves the head out"
+    for names, fact in ((theirs.keys() - ours.keys(), "is not in the model"), (ours.keys() - theirs.keys(), "is missing")):
+        if left := sorted(names - fresh):
+            more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+            raise CheckpointError(str(folder), f"{left[0]}{more} {fact}", "names must agree", hint)
+    for name in ours.keys() - fresh:
+        if theirs[name].shape != ours[name].shape:
+            shapes = f"{name} has shape {tuple(theirs[name].shape)}"
+            raise CheckpointError(str(folder), shapes, f"the model's has {tuple(ours[name].shape)}", hint)
+    with torch.no_grad():
+        for name in ours.keys() - fresh:
+            ours[name].copy_(theirs[name])
+    return sorted(fresh & ours.keys())
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
+    """Take the parameters whose name matches a pattern out of training; returns how many numbers that are."""
+    named, count = dict(model.named_parameters()), 0
+    for pattern in patterns:
+        found = [name for name in named if fnmatchcase(name, pattern)]
+        if not found:
+            raise SpecError("train.freeze", f"{pattern!r} matches no parameter", "wish a pattern such as embedding.*",
+                            nearest(pattern, named))  # fmt: skip
+        for name in found:
+            count += named[name].numel() if named[name].requires_grad else 0
+            named[name].requires_grad_(False)
+    if not any(p.requires_grad for p in named.values()):
+        raise SpecError("train.freeze", "matches every parameter", "must leave some to train")
+    return count
