@@ -44,7 +44,7 @@ class RuntimeSpec(Spec):
         """Choose the backend of every stack and compile the forward, where that is asked for."""
         for module in model.modules():
             if hasattr(module, "backend"):
-                module.backend = self.attention
+                module.backend = self.attention  # type: ignore[assignment]
         if self.compile:
             model.compile()
 

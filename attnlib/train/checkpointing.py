@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from attnlib.errors import CheckpointError
 from attnlib.pretrained import restore, save, verify
 from attnlib.pretrained.files import read_json, write_json
-from attnlib.pretrained.manifest import MANIFEST
+from attnlib.pretrained.manifest import MANIFEST, Content
 from attnlib.pretrained.tensors import InMemory, SafeTensors, write_tensors
 from attnlib.text.tokenizer import Tokenizer
 from attnlib.train.optim import Optimizers
@@ -70,7 +70,7 @@ class Checkpoints:
             if not bool(parameter.isfinite().all()):
                 raise CheckpointError(f"step {state.step}", f"parameter {name} is not finite", "was not written")
         target, tensors = self.path(state.step), optimizers.tensors()
-        extra = {
+        extra: dict[str, Content] = {
             STATE: write_json({"format": 1, **dataclasses.asdict(state)}),
             OPTIMIZER: partial(_write, tensors),
         }

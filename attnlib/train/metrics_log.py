@@ -74,7 +74,7 @@ class Board:
         except ImportError as error:
             raise UsageError("train.tensorboard", "tensorboard is not installed", "needs it",
                              "pip install 'attnlib[tensorboard]'") from error  # fmt: skip
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """The row's figures, at its step."""

@@ -1,0 +1,256 @@
+"""The loop: batch, gradient, step; evaluations and checkpoints between steps, where the state is whole.
+
+Which batch a step sees and what dropout draws are functions of (seed, step), so a run that goes on from a checkpoint
+does bit for bit what one that never stopped does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from attnlib.errors import CheckpointError
+from attnlib.train.batch import Batch
+from attnlib.train.checkpointing import State
+from attnlib.train.distributed import Ranks
+from attnlib.train.evaluate import Evaluator
+from attnlib.train.events import Diverged, Event, Interrupted, Reporter, What, told
+from attnlib.train.feed import Feed
+from attnlib.train.metrics_log import Board, MetricsLog
+from attnlib.train.nonfinite import culprit
+from attnlib.train.objectives import Objective
+from attnlib.train.optim import Optimizers
+from attnlib.train.schedule import Progress
+from attnlib.train.signals import Stopped, Stops, name_of
+from attnlib.train.spec import TrainSpec
+
+Row = dict[str, Any]
+
+
+class Trainer:
+    """One run, from `state` to the end of its budget. `model` may be wrapped for several processes.
+
+    save: writes a checkpoint of the state and returns its folder; save_best: the model with the best evaluation.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Optimizers,
+        feed: Feed,
+        *,
+        spec: TrainSpec,
+        objective: Objective,
+        state: State,
+        device: torch.device,
+        ranks: Ranks,
+        autocast: AbstractContextManager[None],
+        evaluator: Evaluator,
+        save: Callable[[], Path],
+        save_best: Callable[[], None],
+        log: MetricsLog,
+        board: Board | None,
+        report: Reporter,
+    ) -> None:
+        self.model, self.optimizers, self.feed, self.spec = model, optimizers, feed, spec
+        self.objective, self.state, self.device, self.ranks = objective, state, device, ranks
+        self.autocast, self.evaluator, self._save, self._save_best = autocast, evaluator, save, save_best
+        self.log, self.board, self._report = log, board, report
+        self.saved: Path | None = None  # the newest checkpoint
+        self.saved_step = -1
+        self.stops = Stops()
+        self._row: Row = {}  # figures of the last step, until they are logged
+        self._since = (state.elapsed, state.tokens)  # at the last row, for tokens a second
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        """How far the budget is spent."""
+        return self._progress(self.state.step)
+
+    def _progress(self, step: float) -> Progress:
+        spec = self.spec
+        spent = step / spec.steps if spec.steps is not None else self.state.elapsed / (spec.seconds or 1.0)
+        return Progress(self.state.step, min(spent, 1.0))
+
+    def run(self) -> None:
+        """To the end of the budget, or until patience runs out. Interrupted after a checkpoint when a signal comes."""
+        with self.stops:
+            try:
+                while self._goes_on():
+                    self._between_steps()
+                    self._row = self.step()
+                    if self.state.step % self.spec.log_every == 0 or self.state.step == 1:
+                        self._log_step()
+                self._finish()
+            except Stopped:
+                self.optimizers.zero_grad()
+                raise self._interrupted() from None
+
+    def _goes_on(self) -> bool:
+        """Whether there is another step; all processes answer alike."""
+        stopped, elapsed = self.ranks.sum(self.stops.signal is not None, self.state.elapsed / self.ranks.size)
+        self.state.elapsed = elapsed
+        if stopped:
+            raise Stopped
+        if self.progress.fraction >= 1 or self.state.finished:
+            return False
+        every, state = self.spec.evaluate.every, self.state
+        if every is not None and state.step % every == 0 and state.evaluated < state.step:
+            self._evaluate(full=False)
+        patience = self.spec.evaluate.patience
+        return not self.ranks.sum(patience is not None and state.since_best >= patience)[0]
+
+    def _between_steps(self) -> None:
+        every, step = self.spec.checkpoint_every, self.state.step
+        if every is not None and step and step % every == 0 and self.saved_step != step:
+            self.save()
+
+    def _finish(self) -> None:
+        if self.state.finished:
+            return
+        self._log_step()
+        if self.spec.evaluate.at_end:
+            self._evaluate(full=True)
+        self.state.finished = True
+        self.save(must=True)
+        if (failed := self.log.flush()) is not None:
+            raise CheckpointError(*failed.split(" ", 1))
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    def step(self) -> Row:
+        """One optimizer step over the batch of this step; its figures."""
+        begun, spec, parts = time.perf_counter(), self.spec, self.spec.accumulate
+        self.optimizers.set_rate(spec.schedule.factor(self._progress(self.state.step + 0.5)))  # the middle of the step
+        batches = [self.feed.batch(self.state.step * parts + part).to(self.device) for part in range(parts)]
+        labels, tokens = self.ranks.sum(sum(b.labels.numel() for b in batches), sum(b.tokens for b in batches))
+        self._seed()
+        self.model.train()
+        sums: dict[str, Tensor] = {}
+        for part, batch in enumerate(batches):
+            if self.ranks.size == 1:
+                self.stops.check()
+            with self.ranks.parting(self.model, last=part == parts - 1):
+                for name, value in self._backward(batch, self.ranks.size / max(labels, 1)).items():
+                    sums[name] = sums[name] + value if name in sums else value
+        means = self.ranks.sum(*(float(value) / max(labels, 1) for value in sums.values()))
+        figures: Row = dict(zip(sums, means))
+        figures |= {"lr": self.optimizers.lr, "grad_norm": self._clip()}
+        if not math.isfinite(figures["loss"] + figures["grad_norm"]):
+            raise self._diverged(batches, figures)
+        self.optimizers.step()
+        self.state.step += 1
+        self.state.tokens += int(tokens)
+        self.state.elapsed += time.perf_counter() - begun
+        return {"step": self.state.step, **figures}
+
+    def _backward(self, batch: Batch, scale: float) -> dict[str, Tensor]:
+        """Adds the gradient of the batch's summed loss times `scale`; the sums, unscaled."""
+        with self.autocast:
+            loss = self.objective.loss(self.model, batch)
+        (loss.sum * scale).backward()
+        return {"loss": loss.sum.detach(), **{f"loss_{name}": value for name, value in loss.parts.items()}}
+
+    def _clip(self) -> float:
+        """The norm of the whole gradient, which is then scaled down to the bound where it is above."""
+        grads = [p.grad for p in self.optimizers.parameters if p.grad is not None]
+        norm = get_total_norm(grads)
+        if self.spec.clip is not None and bool(norm.isfinite()):
+            clip_grads_with_norm_(self.optimizers.parameters, self.spec.clip, norm)
+        return float(norm)
+
+    def _seed(self) -> None:
+        key = f"{self.spec.seed} {self.state.step} {self.ranks.rank}".encode()
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 1)
+
+    def _diverged(self, batches: list[Batch], figures: Row) -> Diverged:
+        """Runs the batch again to find where; no collective may be waited for, so the bare model is run."""
+        bare = getattr(self.model, "module", self.model) if self.ranks.size > 1 else self.model
+        why = "not so when the batch is run again"
+        self._seed()
+        for batch in batches:
+            self.optimizers.zero_grad()
+            with self.autocast:
+                why = culprit(bare, lambda batch=batch: self.objective.loss(bare, batch).sum)  # type: ignore[misc]
+            if not why.startswith("not so"):
+                break
+        self.optimizers.zero_grad()
+        what = "loss" if not math.isfinite(figures["loss"]) else "grad_norm"
+        kept = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was written before"
+        return Diverged(f"step {self.state.step + 1}", f"{what} is {figures[what]}: {why}", kept,
+                        "try a lower train.optimizer.lr, or runtime.dtype: float32")  # fmt: skip
+
+    # -- between steps ----------------------------------------------------------------------------------------------
+
+    def _evaluate(self, *, full: bool) -> None:
+        state = self.state
+        if self.ranks.writes and self.evaluator.splits:
+            model = getattr(self.model, "module", self.model) if self.ranks.size > 1 else self.model
+            state.scores = self.evaluator.scores(model, self.device, self.autocast, self.stops.check, full=full)
+            self._write({"step": state.step, **state.scores})
+            self.report("eval", told(state.scores), state.scores)
+        state.evaluated = state.step
+        loss = state.scores.get("eval_loss", math.nan)
+        if state.best is None or loss < state.best:
+            state.best, state.since_best = loss, 0
+            if self.ranks.writes and self.spec.evaluate.patience is not None:
+                self._save_best()
+        elif not full:
+            state.since_best += 1
+
+    def save(self, *, must: bool = False) -> None:
+        """Write a checkpoint. A failure on the way is told and the run goes on; `must` raises it."""
+        if self.ranks.writes:
+            try:
+                self.saved = self._save()
+                self.report("checkpoint", f"checkpoint {self.saved}", {"folder": str(self.saved)})
+            except CheckpointError as error:
+                if must:
+                    raise
+                self.report("note", f"{error}; training goes on")
+        self.saved_step = self.state.step
+
+    def _interrupted(self) -> Interrupted:
+        """After the state of the last whole step was written; with several processes, by the first."""
+        signal = self.stops.signal or 15
+        name, step = name_of(signal), self.state.step
+        if not step or self.saved_step == step:
+            return Interrupted(signal, name, step, self.saved)
+        try:
+            self.save(must=True)
+        except CheckpointError as error:
+            kept = f"the newest checkpoint is {self.saved}" if self.saved else "there is none before"
+            return Interrupted(signal, name, step, self.saved, f"{error.path}: {error.fact}, {kept}")
+        return Interrupted(signal, name, step, self.saved)
+
+    def _log_step(self) -> None:
+        if not self._row:
+            return
+        elapsed, tokens = self.state.elapsed - self._since[0], self.state.tokens - self._since[1]
+        speed = {"tokens_per_second": tokens / max(elapsed, 1e-9), "elapsed": self.state.elapsed}
+        row, self._row, self._since = {**self._row, **speed}, {}, (self.state.elapsed, self.state.tokens)
+        if self.ranks.writes:
+            self._write(row)
+            shown = {name: value for name, value in row.items() if name != "elapsed"}
+            self.report("step", told(shown), row)
+
+    def _write(self, row: Row) -> None:
+        if (failed := self.log.append(row)) is not None:
+            self.report("note", f"{failed}; the rows are kept for later")
+        if self.board is not None:
+            self.board.append(row)
+
+    def report(self, what: What, text: str, values: Row | dict[str, float] | None = None) -> None:
+        """Tell the callback."""
+        self._report(Event(what, self.state.step, self.progress.fraction, text, values or {}))
