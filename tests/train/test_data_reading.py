@@ -151,3 +151,10 @@ def test_csv_rows_end_at_line_ends_only_and_cells_may_be_long(tmp_path: Path) ->
     (tmp_path / "a.csv").write_bytes(f"text\r\n{cell}\r\n".encode())
     [row] = CSV(path="a.csv", held_out=0).load(("text",), tmp_path).train
     assert row["text"] == cell
+
+
+def test_words_are_held_out_whole_and_in_any_case(tmp_path: Path) -> None:
+    lines(tmp_path / "w.jsonl", *({"text": t} for t in ("He Rents it", "rents.", "parents", "he rented", "currents")))
+    splits = JSONLines(path="w.jsonl", held_out=0, hold_out_words=("rents",)).load(("text",), tmp_path)
+    assert [row["text"] for row in splits.harder] == ["He Rents it", "rents."]
+    assert len(splits.train) == 3

@@ -359,3 +359,11 @@ def test_texts_shorter_than_a_window_and_empty_evaluations_are_refused(tmp_path:
         Feed(CausalLM(), BYTES, BOOK, length=1000, batch_size=1)
     with pytest.raises(DataError, match="leaves nothing to evaluate on"):
         Evaluation(CausalLM(), BYTES, [], length=8, batch_size=1)
+
+
+def test_each_example_of_each_epoch_is_corrupted_in_its_own_way() -> None:
+    same_text = [Row({"text": "abcdefgh" * 5}, f"{i}") for i in range(4)]
+    feed = Feed(MaskedLM(), BYTES, same_text, length=40, batch_size=4)
+    evaluation = next(iter(Evaluation(MaskedLM(), BYTES, same_text, length=40, batch_size=4)))
+    places = [batch.at for batch in (feed.batch(0), feed.batch(1), evaluation)]
+    assert len({tuple(row.tolist()) for at in places if at is not None for row in at}) == 12
