@@ -253,14 +253,15 @@ class Layout:
 
     def coordinates(self, side: str, columns: slice = slice(None), heads: int = 1) -> Coordinates:
         """Broadcastable coordinates: "q" gives [B|1, 1, T, 1], "k" gives [B|1, 1, 1, T]; head is [1, H, 1, 1]."""
-        rows = slice(0, 1) if self.is_dense else slice(None)
-        shape = (-1, 1, self.tokens_in(columns), 1) if side == "q" else (-1, 1, 1, self.tokens_in(columns))
+        rows, batch = (slice(0, 1), 1) if self.is_dense else (slice(None), self.batch)
+        tokens = self.tokens_in(columns)
+        shape = (batch, 1, tokens, 1) if side == "q" else (batch, 1, 1, tokens)
         zero = self.positions.new_zeros(1, 1, 1, 1)
 
         def lay(t: Tensor | None) -> Tensor:
             return zero if t is None else t[rows, columns].reshape(shape)
 
-        index = torch.arange(self.tokens, device=self.device)[None, columns].reshape(shape)
+        index = torch.arange(self.tokens, device=self.device)[columns].reshape(1, *shape[1:])
         row = torch.arange(self.batch, device=self.device).view(-1, 1, 1, 1)
         head = torch.arange(heads, device=self.device).view(1, -1, 1, 1)
         return Coordinates(lay(self.positions), lay(self.segments), index, row, head, lay(self.tags))

@@ -93,7 +93,7 @@ def _tile(term: ScoreTerm, tensors: tuple[Tensor, ...], sight: Visibility, rows:
         return term.score(tensors, qc, kc)
     # distances only: Q + K - 1 values, laid out along the diagonals
     queries, keys_in = qc.position.shape[2], kc.position.shape[3]
-    if queries == 1:
+    if queries == 1 or not keys_in:
         return term.score(tensors, qc, kc)
     lowest = kc.position[..., :1] - qc.position[:, :, -1:]  # [1, 1, 1, 1]
     distance = lowest + torch.arange(queries + keys_in - 1, device=q.device)

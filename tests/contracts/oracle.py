@@ -1,0 +1,165 @@
+"""The naive oracle: attention from its formulas over plain Python tokens, in fp64. Shares no code with the package.
+
+A token is (position, segment, tag); None is a column without one. Masks and terms are stated again here, by kind, as
+functions of two tokens. A kind of the package that is not stated here fails `test_registries`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attnlib.attention.biases import ScoreTerm
+from attnlib.attention.masks import (
+    Causal,
+    Chunk,
+    Everything,
+    Explicit,
+    First,
+    Global,
+    Mask,
+    Prefix,
+    SameSegment,
+    Window,
+)
+
+
+class Token(NamedTuple):
+    position: int
+    segment: int = 0
+    tag: int = 0
+
+
+Row = list[Token | None]
+Sees = Callable[[Token, Token], bool]
+
+
+class MaskCase(NamedTuple):
+    mask: Mask
+    sees: Sees
+
+
+TABLE = ("#..#", ".##.", "###.")
+
+
+def _explicit(q: Token, k: Token) -> bool:
+    return q.position < 3 and k.position < 4 and TABLE[q.position][k.position] == "#"
+
+
+# kind -> examples of it, each with its meaning
+MASKS: dict[str, list[MaskCase]] = {
+    "everything": [MaskCase(Everything(), lambda q, k: True)],
+    "causal": [MaskCase(Causal(), lambda q, k: k.position <= q.position)],
+    "window": [
+        MaskCase(Window(before=2), lambda q, k: q.position - k.position <= 2),
+        MaskCase(Window(after=1), lambda q, k: k.position - q.position <= 1),
+        MaskCase(Window(before=1, after=2), lambda q, k: -2 <= q.position - k.position <= 1),
+    ],
+    "chunk": [MaskCase(Chunk(size=3), lambda q, k: q.position // 3 == k.position // 3)],
+    "first": [MaskCase(First(count=2), lambda q, k: k.position < 2)],
+    "prefix": [MaskCase(Prefix(), lambda q, k: k.tag % 2 == 1)],
+    "global": [MaskCase(Global(), lambda q, k: q.tag >= 2 or k.tag >= 2)],
+    "same_segment": [MaskCase(SameSegment(), lambda q, k: True)],
+    "explicit": [MaskCase(Explicit(rows=TABLE), _explicit)],
+    "all": [
+        MaskCase(Causal() & Window(before=2), lambda q, k: 0 <= q.position - k.position <= 2),
+        MaskCase(Causal() & ~First(count=1), lambda q, k: 1 <= k.position <= q.position),
+        MaskCase(Causal() & Chunk(size=4), lambda q, k: k.position <= q.position and q.position // 4 == k.position // 4),
+    ],
+    "any": [
+        MaskCase(
+            Causal() & (First(count=1) | Window(before=1)),
+            lambda q, k: k.position <= q.position and (k.position < 1 or q.position - k.position <= 1),
+        ),
+        MaskCase(Prefix() | Causal(), lambda q, k: k.tag % 2 == 1 or k.position <= q.position),
+        MaskCase(
+            Global() | Window(before=1, after=1),
+            lambda q, k: q.tag >= 2 or k.tag >= 2 or abs(q.position - k.position) <= 1,
+        ),
+    ],
+    "not": [
+        MaskCase(~Causal(), lambda q, k: k.position > q.position),
+        MaskCase(~Window(before=1, after=1), lambda q, k: abs(q.position - k.position) > 1),
+    ],
+}
+
+
+def visible(sees: Sees, q: list[Row], k: list[Row]) -> Tensor:
+    """[B, Q, K] bool, a cell at a time: a token sees its own segment only, and what is no token is not seen."""
+    cells = [
+        [[a is not None and b is not None and a.segment == b.segment and sees(a, b) for b in keys] for a in queries]
+        for queries, keys in zip(q, k)
+    ]
+    return torch.tensor(cells, dtype=torch.bool).view(len(q), len(q[0]), len(k[0]))
+
+
+def _distances(q: list[Row], k: list[Row]) -> list[list[list[int]]]:
+    return [[[0 if a is None or b is None else b.position - a.position for b in ks] for a in qs] for qs, ks in zip(q, k)]
+
+
+def alibi(term: ScoreTerm, queries: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+    """-(2^(-8 (h+1) / H)) |i - j| for a power of two of heads."""
+    heads = queries.shape[1]
+    slopes = torch.tensor([2.0 ** (-8.0 * (h + 1) / heads) for h in range(heads)], dtype=torch.float64)
+    return -slopes[None, :, None, None] * torch.tensor(_distances(q, k), dtype=torch.float64).abs()[:, None]
+
+
+def bucket(distance: int, buckets: int, furthest: int, both: bool) -> int:
+    base = 0
+    if both:
+        buckets //= 2
+        base = buckets if distance > 0 else 0
+        distance = abs(distance)
+    else:
+        distance = max(-distance, 0)
+    exact = buckets // 2
+    if distance < exact:
+        return base + distance
+    far = exact + int(math.log(distance / exact) / math.log(furthest / exact) * (buckets - exact))
+    return base + min(far, buckets - 1)
+
+
+def t5(term: ScoreTerm, queries: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+    index = [[[bucket(d, 8, 11, True) for d in line] for line in row] for row in _distances(q, k)]
+    table = term.table
+    assert isinstance(table, Tensor)
+    return table.double()[torch.tensor(index)].permute(0, 3, 1, 2)
+
+
+def shaw(term: ScoreTerm, queries: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+    index = [[[max(-3, min(3, d)) + 3 for d in line] for line in row] for row in _distances(q, k)]
+    table = term.table
+    assert isinstance(table, Tensor)
+    vectors = table.double()[torch.tensor(index)]  # [B, Q, K, D]
+    return torch.einsum("bhqd,bqkd->bhqk", queries, vectors) / math.sqrt(queries.shape[-1])
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    seen: Tensor,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    sink: Tensor | None = None,
+    added: Tensor | None = None,
+) -> Tensor:
+    """q [B, H, Q, D], k and v [B, G, K, *], seen [B, Q, K]: exp(s) / (exp(sink) + sum exp(s)), written out."""
+    share = q.shape[1] // k.shape[1]
+    k, v = (torch.stack([t[:, h // share] for h in range(q.shape[1])], 1).double() for t in (k, v))
+    scores = torch.einsum("bhqd,bhkd->bhqk", q.double(), k) * scale
+    if added is not None:
+        scores = scores + added
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    powers = torch.exp(scores) * seen[:, None]
+    total = powers.sum(-1, keepdim=True)
+    if sink is not None:
+        total = total + torch.exp(sink.double())[None, :, None, None]
+    weights = powers / torch.where(total == 0, 1.0, total)
+    return torch.einsum("bhqk,bhkd->bhqd", weights, v)
