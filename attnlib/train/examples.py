@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from attnlib.errors import DataError
 from attnlib.text.tokenizer import Ids, Tokenizer
 from attnlib.train.data import Row
+from attnlib.train.order import epoch_shift
 from attnlib.train.packing import Windows, pack, pieces
 
 Example = tuple[Ids, ...]  # what the parts are is up to the objective: segments, source and target, ids and label
@@ -39,12 +39,7 @@ class Examples:
         """Example `index` as epoch `epoch` sees it."""
         if self.windows is None:
             return self.listed[index]
-        return (_framed(self.windows.window(index, _shift(seed, epoch, self.windows.shifts)), self.frame),)
-
-
-@lru_cache(maxsize=16)
-def _shift(seed: int, epoch: int, shifts: int) -> int:
-    return int(np.random.default_rng((seed & 0xFFFFFFFFFFFFFFFF, epoch)).integers(shifts))
+        return (_framed(self.windows.window(index, epoch_shift(seed, epoch, self.windows.shifts)), self.frame),)
 
 
 def _framed(ids: Ids, frame: Frame) -> Ids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 _Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 _ROUNDS = 6
+_ORDER, _EXAMPLE, _SHIFT = 1, 2, 3  # what randomness is for
 
 
 def batch_indices(
@@ -41,7 +43,7 @@ def permuted(places: Indices, n: int, key: tuple[int, ...]) -> Indices:
     """
     a = math.isqrt(n - 1) + 1
     sizes = np.uint64(a), np.uint64(-(-n // a))
-    keys = np.random.SeedSequence([part & 0xFFFFFFFFFFFFFFFF for part in key]).generate_state(_ROUNDS, np.uint64)
+    keys = _seeded(_ORDER, *key).generate_state(_ROUNDS, np.uint64)
     out = places.astype(np.uint64)
     todo = np.ones(len(out), dtype=bool)
     while todo.any():
@@ -63,4 +65,21 @@ def _mixed(x: _Words) -> _Words:
 
 def example_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The randomness of one example in one epoch (its masked positions, its spans), whichever batch it falls into."""
-    return np.random.default_rng((seed & 0xFFFFFFFFFFFFFFFF, epoch, index))
+    return np.random.Generator(np.random.PCG64(_seeded(_EXAMPLE, seed, epoch, index)))
+
+
+@lru_cache(maxsize=16)  # the same for every example of an epoch
+def epoch_shift(seed: int, epoch: int, shifts: int) -> int:
+    """By how much the windows of an epoch are shifted: 0 .. shifts-1."""
+    return int(np.random.Generator(np.random.PCG64(_seeded(_SHIFT, seed, epoch))).integers(shifts))
+
+
+def _seeded(purpose: int, *parts: int) -> np.random.SeedSequence:
+    """Randomness of its own for each purpose and parts: every part takes two 32-bit words.
+
+    Left to itself SeedSequence writes small numbers in one word and large ones in two, and (2**32, 0) is (0, 1).
+    """
+    words = [purpose]
+    for part in parts:
+        words += [part & 0xFFFFFFFF, part >> 32 & 0xFFFFFFFF]
+    return np.random.SeedSequence(words)

@@ -50,6 +50,9 @@ def test_orders_look_uniform() -> None:
 
 
 def test_an_example_has_its_own_randomness_in_each_epoch() -> None:
-    draws = {float(example_rng(*key).random()) for key in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]}
-    assert len(draws) == 4
+    draws = {
+        float(example_rng(*key).random())
+        for key in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 2**32, 0), (2**32, 0, 0)]
+    }
+    assert len(draws) == 6
     assert example_rng(1, 2, 3).random() == example_rng(1, 2, 3).random()
