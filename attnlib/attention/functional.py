@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -64,8 +65,12 @@ def attend(
     if bare and not isinstance(mask, Tensor) and not torch.compiler.is_compiling():
         return _plain(q, k, v, mask, dropout_p, is_causal, scale, softcap, backend)
     pattern, given = _pattern(mask, is_causal)
-    rule = ScoreRule(scale=q.shape[-1] ** -0.5 if scale is None else scale, softcap=softcap, normaliser=normaliser,
-                     terms=[*terms, *given])  # fmt: skip
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    own_parts = normaliser is not None or terms or given
+    if own_parts:
+        rule = ScoreRule(scale=scale, softcap=softcap, normaliser=normaliser, terms=[*terms, *given])
+    else:
+        rule = _rule(scale, softcap)
     _check(q, k, v)
     own = Layout.dense(q.shape[0], q.shape[2], device=q.device) if layout is None else layout
     if key_layout is None:
@@ -75,6 +80,12 @@ def attend(
     _check_layout("key_layout", key_layout, k)
     call = AttentionCall(Visibility(pattern, own, key_layout, q.shape[1]), rule, dropout_p)
     return _through_door(q, k, v, call, choose(q, k, v, call, backend))
+
+
+@lru_cache(maxsize=64)
+def _rule(scale: float, softcap: float | None) -> ScoreRule:
+    """The rule without parts of its own, made once."""
+    return ScoreRule(scale=scale, softcap=softcap)
 
 
 _recent: OrderedDict[tuple[Any, ...], tuple[Backend, AttentionCall]] = OrderedDict()
@@ -97,7 +108,7 @@ def _plain(
     found = _recent.get(key)
     if found is None:
         _check(q, k, v)
-        rule = ScoreRule(scale=q.shape[-1] ** -0.5 if scale is None else scale, softcap=softcap)
+        rule = _rule(q.shape[-1] ** -0.5 if scale is None else scale, softcap)
         own = Layout.dense(q.shape[0], q.shape[2], device=q.device)
         keys = own if k.shape[2] == q.shape[2] else Layout.dense(k.shape[0], k.shape[2], device=k.device)
         call = AttentionCall(Visibility(_pattern(mask, causal)[0], own, keys, q.shape[1]), rule, dropout)
