@@ -71,6 +71,14 @@ def test_a_prompt_among_others_equals_the_prompt_alone():
     assert [r.ids for r in together] == [r.ids for r in alone]
 
 
+def test_beams_stay_open_where_each_has_several_likelier_ends():
+    model = Script([])
+    weights = torch.tensor([0.4, 0.35, 0.1, 0.08, 0.07]).log()
+    model.spec.vocab_size, model.step = 5, lambda ids, layout, state, at=None: weights.expand(len(ids), 1, -1)
+    options = {"num_beams": 2, "n": 2, "max_new_tokens": 3, "length_penalty": 9.0, "early_stopping": "never"}
+    assert [r.ids for r in generate(model, [[1]], eos=(0, 1), **options)] == [(2, 2, 0), (2, 2, 1)]
+
+
 def test_more_beams_than_sequences_give_fewer_results():
     assert len(generate(Toy(vocab=2), [[1]], num_beams=8, n=8, max_new_tokens=2)) == 4
 

@@ -1,6 +1,8 @@
 """The claims of generation once more, with the real stacks, caches and positions."""
 
+import copy
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -102,6 +104,26 @@ def test_padding_on_either_side_changes_nothing(model):
     for side, ids in (("left", [[1, 2, 3], [9, 9, 4]]), ("right", [[1, 2, 3], [4, 9, 9]])):
         layout = Layout.from_lengths([3, 1], side=side)
         assert said(generate(model, torch.tensor(ids), layout=layout, **HOT)) == wanted
+
+
+def test_two_threads_on_one_model_get_right_results(model):
+    options = [{**HOT, "seed": seed} for seed in range(4)]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda chosen: said(generate(model, PROMPTS, **chosen)), options))
+    assert together == [said(generate(model, PROMPTS, **chosen)) for chosen in options]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [{}, HOT, {**HOT, "n": 2, "repetition_penalty": 1.2}, {"num_beams": 3}])
+@pytest.mark.parametrize("cache", ["growing", "static"])
+def test_a_gpu_says_what_the_cpu_says(model, options, cache):
+    options = {"max_new_tokens": 8, **options}
+    moved = copy.deepcopy(model).cuda()
+    assert said(generate(moved, PROMPTS, cache=cache, **options)) == said(generate(model, PROMPTS, **options))
+    source = {"source": PROMPTS} if hasattr(model, "encode") else {}
+    ours, theirs = score(moved, PROMPTS, **source), score(model, PROMPTS, **source)
+    assert [s.logprobs for s in ours] == [pytest.approx(s.logprobs, abs=1e-3) for s in theirs]
 
 
 def test_full_width_beams_equal_brute_force():
