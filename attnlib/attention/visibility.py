@@ -14,13 +14,14 @@ from attnlib.layout import Layout
 class Visibility:
     """Which key every query sees. Lowered forms of interned layouts live as long as the layout, others one forward."""
 
-    __slots__ = ("_terms", "_unmasked", "heads", "k", "mask", "memo", "q")
+    __slots__ = ("_causal", "_terms", "_unmasked", "heads", "k", "mask", "memo", "q")
 
     def __init__(self, mask: Mask, q: Layout, k: Layout, heads: int = 1) -> None:
         self.mask, self.q, self.k, self.heads = mask, q, k, heads
         self.memo: dict[Any, Any] = {}  # learned biases of this forward
         self._terms: Terms | None = None
         self._unmasked: bool | None = None
+        self._causal: bool | None = None
 
     @property
     def terms(self) -> Terms:
@@ -51,10 +52,12 @@ class Visibility:
     @property
     def is_causal(self) -> bool:
         """Static: exactly the lower triangle of a square, which kernels know by a flag."""
-        span = self._span
-        if span is None or span[:2] != span[2:] or self.terms.rest is not None or not self.terms.causal:
-            return False
-        return self.terms.before is None or self.terms.before >= self.q.tokens - 1
+        if self._causal is None:
+            span, bounds = self._span, self.terms
+            square = span is not None and span[:2] == span[2:]
+            whole = bounds.before is None or bounds.before >= self.q.tokens - 1
+            self._causal = square and whole and bounds.causal and bounds.rest is None
+        return self._causal
 
     def dense(self, rows: slice = slice(None), keys: slice = slice(None)) -> Tensor | None:
         """[B|1, H|1, Q, K] bool of the queries in `rows` and the keys in `keys`; None = all seen."""

@@ -29,10 +29,10 @@ class SDPA(Backend):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
         sight = call.visibility
         if not call.terms:
-            if sight.is_causal and q.shape[2] > 1:
-                return _sdpa(q, k, v, None, call, causal=True)
             if sight.unmasked:
                 return _sdpa(q, k, v, None, call)
+            if sight.is_causal:
+                return _sdpa(q, k, v, None, call, causal=True)
         bias, seen = call.bias(q, k), sight.dense()
         blind = None
         if q.is_cuda and seen is not None:  # fused CUDA kernels may give NaN where a row sees nothing
@@ -52,11 +52,9 @@ class SDPA(Backend):
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, call: AttentionCall, causal: bool = False) -> Tensor:
-    width = v.shape[3]
+    width, grouped = v.shape[3], q.shape[1] != k.shape[1]
     if width != q.shape[3]:  # kernels want one width: a padded value is far faster than the unfused path
         wide = max(width, q.shape[3])
         q, k, v = (F.pad(t, (0, wide - t.shape[3])) for t in (q, k, v))
-    out = F.scaled_dot_product_attention(
-        q, k, v, mask, call.dropout, causal, scale=call.rule.scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
-    return out[..., :width]
+    out = F.scaled_dot_product_attention(q, k, v, mask, call.dropout, causal, scale=call.rule.scale, enable_gqa=grouped)
+    return out if out.shape[3] == width else out[..., :width]
