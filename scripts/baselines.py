@@ -34,9 +34,9 @@ class Outcome:
 
 
 def split_text(path: Path) -> tuple[str, str]:
-    """The training text and the held-out text (its last tenth); a line end is read as one character."""
-    text = path.read_text(encoding="utf-8")
-    cut = int(len(text) * (1 - HELD_OUT))
+    """The training text and the held-out text (its last tenth), line ends as they stand."""
+    text = path.read_bytes().decode("utf-8-sig")
+    cut = len(text) - round(len(text) * HELD_OUT)
     return text[:cut], text[cut:]
 
 
@@ -61,7 +61,8 @@ class PlainGPT(nn.Module):
         x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))
+        logits: Tensor = self.head(self.norm(x))
+        return logits
 
 
 class _Block(nn.Module):
@@ -77,7 +78,8 @@ class _Block(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, T, D]
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.second(x))
+        out: Tensor = x + self.mlp(self.second(x))
+        return out
 
 
 class PlainEncoder(nn.Module):
@@ -97,7 +99,8 @@ class PlainEncoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Hidden states `[B, T, M]` of ids `[B, T]`; the head is applied to the labelled places only."""
-        return self.encoder(self.tokens(ids) + self.positions.weight[: ids.shape[1]])
+        out: Tensor = self.encoder(self.tokens(ids) + self.positions.weight[: ids.shape[1]])
+        return out
 
 
 def _small_init(module: nn.Module) -> None:
