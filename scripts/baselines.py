@@ -88,7 +88,7 @@ class PlainEncoder(nn.Module):
     def __init__(self, vocab_size: int, *, d_model: int = 128, num_layers: int = 3, window: int = 128):
         super().__init__()
         self.tokens, self.positions = nn.Embedding(vocab_size, d_model), nn.Embedding(window, d_model)
-        # Pre-norm: with torch's default (post-norm) it does not leave the unigram guess in a minute.
+        # Pre-norm, which needs no long warm-up; torch's default is post-norm.
         layer = nn.TransformerEncoderLayer(
             d_model, 4, 4 * d_model, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
