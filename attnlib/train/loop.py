@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,12 +22,11 @@ from attnlib.train.batch import Batch
 from attnlib.train.checkpointing import State
 from attnlib.train.distributed import Ranks
 from attnlib.train.evaluate import Evaluator
-from attnlib.train.events import Diverged, Event, Interrupted, Reporter, What, told
+from attnlib.train.events import Diverged, Interrupted
 from attnlib.train.feed import Feed
-from attnlib.train.metrics_log import Board, MetricsLog
 from attnlib.train.nonfinite import culprit
-from attnlib.train.objectives import Objective
 from attnlib.train.optim import Optimizers
+from attnlib.train.output import Output
 from attnlib.train.schedule import Progress
 from attnlib.train.signals import Stopped, Stops, name_of
 from attnlib.train.spec import TrainSpec
@@ -36,11 +34,17 @@ from attnlib.train.spec import TrainSpec
 Row = dict[str, Any]
 
 
-class Trainer:
-    """One run, from `state` to the end of its budget. `model` may be wrapped for several processes.
+@dataclass(frozen=True)
+class Place:
+    """Where steps are computed: a device, in a dtype, beside other processes."""
 
-    save: writes a checkpoint of the state and returns its folder; save_best: the model with the best evaluation.
-    """
+    device: torch.device
+    autocast: AbstractContextManager[None] = field(default_factory=nullcontext)
+    ranks: Ranks = field(default_factory=Ranks)
+
+
+class Trainer:
+    """One run, from `state` to the end of its budget. `model` may be wrapped for several processes."""
 
     def __init__(
         self,
@@ -49,24 +53,15 @@ class Trainer:
         feed: Feed,
         *,
         spec: TrainSpec,
-        objective: Objective,
         state: State,
-        device: torch.device,
-        ranks: Ranks,
-        autocast: AbstractContextManager[None],
+        place: Place,
         evaluator: Evaluator,
-        save: Callable[[], Path],
-        save_best: Callable[[], None],
-        log: MetricsLog,
-        board: Board | None,
-        report: Reporter,
+        output: Output,
     ) -> None:
         self.model, self.optimizers, self.feed, self.spec = model, optimizers, feed, spec
-        self.objective, self.state, self.device, self.ranks = objective, state, device, ranks
-        self.autocast, self.evaluator, self._save, self._save_best = autocast, evaluator, save, save_best
-        self.log, self.board, self._report = log, board, report
-        self.saved: Path | None = None  # the newest checkpoint
-        self.saved_step = -1
+        self.objective, self.state, self.evaluator, self.output = feed.objective, state, evaluator, output
+        self.device, self.autocast, self.ranks = place.device, place.autocast, place.ranks
+        self.bare: nn.Module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         self.stops = Stops()
         self._row: Row = {}  # figures of the last step, until they are logged
         self._since = (state.elapsed, state.tokens)  # at the last row, for tokens a second
@@ -79,9 +74,7 @@ class Trainer:
         return self._progress(self.state.step)
 
     def _progress(self, step: float) -> Progress:
-        spec = self.spec
-        spent = step / spec.steps if spec.steps is not None else self.state.elapsed / (spec.seconds or 1.0)
-        return Progress(self.state.step, min(spent, 1.0))
+        return Progress(self.state.step, self.spec.spent(step, self.state.elapsed))
 
     def run(self) -> None:
         """To the end of the budget, or until patience runs out. Interrupted after a checkpoint when a signal comes."""
@@ -113,8 +106,8 @@ class Trainer:
 
     def _between_steps(self) -> None:
         every, step = self.spec.checkpoint_every, self.state.step
-        if every is not None and step and step % every == 0 and self.saved_step != step:
-            self.save()
+        if every is not None and step and step % every == 0 and self.output.saved_step != step:
+            self.output.save()
 
     def _finish(self) -> None:
         if self.state.finished:
@@ -123,9 +116,8 @@ class Trainer:
         if self.spec.evaluate.at_end:
             self._evaluate(full=True)
         self.state.finished = True
-        self.save(must=True)
-        if (failed := self.log.flush()) is not None:
-            raise CheckpointError(*failed.split(" ", 1))
+        self.output.save(must=True)
+        self.output.settle()
 
     # -- one step ---------------------------------------------------------------------------------------------------
 
@@ -176,18 +168,18 @@ class Trainer:
 
     def _diverged(self, batches: list[Batch], figures: Row) -> Diverged:
         """Runs the batch again to find where; no collective may be waited for, so the bare model is run."""
-        bare = getattr(self.model, "module", self.model) if self.ranks.size > 1 else self.model
         why = "not so when the batch is run again"
         self._seed()
         for batch in batches:
             self.optimizers.zero_grad()
             with self.autocast:
-                why = culprit(bare, lambda batch=batch: self.objective.loss(bare, batch).sum)  # type: ignore[misc]
+                why = culprit(self.bare, lambda batch=batch: self.objective.loss(self.bare, batch).sum)  # type: ignore[misc]
             if not why.startswith("not so"):
                 break
         self.optimizers.zero_grad()
         what = "loss" if not math.isfinite(figures["loss"]) else "grad_norm"
-        kept = f"the last good checkpoint is {self.saved}" if self.saved else "no checkpoint was written before"
+        saved = self.output.saved
+        kept = f"the last good checkpoint is {saved}" if saved else "no checkpoint was written before"
         return Diverged(f"step {self.state.step + 1}", f"{what} is {figures[what]}: {why}", kept,
                         "try a lower train.optimizer.lr, or runtime.dtype: float32")  # fmt: skip
 
@@ -195,44 +187,19 @@ class Trainer:
 
     def _evaluate(self, *, full: bool) -> None:
         state = self.state
-        if self.ranks.writes and self.evaluator.splits:
-            model = getattr(self.model, "module", self.model) if self.ranks.size > 1 else self.model
-            state.scores = self.evaluator.scores(model, self.device, self.autocast, self.stops.check, full=full)
-            self._write({"step": state.step, **state.scores})
-            self.report("eval", told(state.scores), state.scores)
+        if not self.ranks.writes or not self.evaluator.splits:
+            state.evaluated = state.step
+            return
+        state.scores = self.evaluator.scores(self.bare, self.device, self.autocast, self.stops.check, full=full)
+        self.output.row("eval", {"step": state.step, **state.scores})
         state.evaluated = state.step
-        loss = state.scores.get("eval_loss", math.nan)
+        loss = state.scores.get("eval_loss", math.inf)
         if state.best is None or loss < state.best:
             state.best, state.since_best = loss, 0
-            if self.ranks.writes and self.spec.evaluate.patience is not None:
-                self._save_best()
+            if self.spec.evaluate.patience is not None:
+                self.output.save_best()
         elif not full:
             state.since_best += 1
-
-    def save(self, *, must: bool = False) -> None:
-        """Write a checkpoint. A failure on the way is told and the run goes on; `must` raises it."""
-        if self.ranks.writes:
-            try:
-                self.saved = self._save()
-                self.report("checkpoint", f"checkpoint {self.saved}", {"folder": str(self.saved)})
-            except CheckpointError as error:
-                if must:
-                    raise
-                self.report("note", f"{error}; training goes on")
-        self.saved_step = self.state.step
-
-    def _interrupted(self) -> Interrupted:
-        """After the state of the last whole step was written; with several processes, by the first."""
-        signal = self.stops.signal or 15
-        name, step = name_of(signal), self.state.step
-        if not step or self.saved_step == step:
-            return Interrupted(signal, name, step, self.saved)
-        try:
-            self.save(must=True)
-        except CheckpointError as error:
-            kept = f"the newest checkpoint is {self.saved}" if self.saved else "there is none before"
-            return Interrupted(signal, name, step, self.saved, f"{error.path}: {error.fact}, {kept}")
-        return Interrupted(signal, name, step, self.saved)
 
     def _log_step(self) -> None:
         if not self._row:
@@ -240,17 +207,16 @@ class Trainer:
         elapsed, tokens = self.state.elapsed - self._since[0], self.state.tokens - self._since[1]
         speed = {"tokens_per_second": tokens / max(elapsed, 1e-9), "elapsed": self.state.elapsed}
         row, self._row, self._since = {**self._row, **speed}, {}, (self.state.elapsed, self.state.tokens)
-        if self.ranks.writes:
-            self._write(row)
-            shown = {name: value for name, value in row.items() if name != "elapsed"}
-            self.report("step", told(shown), row)
+        self.output.row("step", row)
 
-    def _write(self, row: Row) -> None:
-        if (failed := self.log.append(row)) is not None:
-            self.report("note", f"{failed}; the rows are kept for later")
-        if self.board is not None:
-            self.board.append(row)
-
-    def report(self, what: What, text: str, values: Row | dict[str, float] | None = None) -> None:
-        """Tell the callback."""
-        self._report(Event(what, self.state.step, self.progress.fraction, text, values or {}))
+    def _interrupted(self) -> Interrupted:
+        """After the state of the last whole step was written; with several processes, by the first."""
+        signal, step, output = self.stops.signal or 15, self.state.step, self.output
+        name, fact = name_of(signal), ""
+        if step and output.saved_step != step:
+            try:
+                output.save(must=True)
+            except CheckpointError as error:
+                kept = f"the newest checkpoint is {output.saved}" if output.saved else "there is none before"
+                fact = f"{error.path}: {error.fact}, {kept}"
+        return Interrupted(signal, name, step, output.saved, fact)

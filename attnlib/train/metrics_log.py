@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -55,7 +56,8 @@ class MetricsLog:
                     if file.write(text) != len(text):
                         raise OSError(28, "No space left on device")
                 except OSError:
-                    file.truncate(size)
+                    with contextlib.suppress(OSError):
+                        file.truncate(size)
                     raise
         except OSError as error:
             return f"{self.path} could not be written: {reason(error)}"

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnlib.errors import AttnlibError, CheckpointError, SpecError, UsageError
-from attnlib.pretrained import read_spec, save
+from attnlib.errors import CheckpointError, DataError, SpecError, UsageError
+from attnlib.pretrained import read_spec
 from attnlib.runtime import RuntimeSpec
 from attnlib.spec import read, write
 from attnlib.text.tokenizer import Tokenizer, TokenizerSpec
@@ -21,15 +21,14 @@ from attnlib.train.config import Config
 from attnlib.train.data import Splits
 from attnlib.train.distributed import Ranks, local_rank, ranks
 from attnlib.train.evaluate import Evaluator
-from attnlib.train.events import Event, Reporter
+from attnlib.train.events import Reporter
 from attnlib.train.feed import Feed
 from attnlib.train.finetune import freeze, start_from
-from attnlib.train.loop import Trainer
-from attnlib.train.metrics_log import Board, MetricsLog
+from attnlib.train.loop import Place, Trainer
 from attnlib.train.objectives import Objective
+from attnlib.train.output import BEST, Output
 from attnlib.train.spec import TrainSpec
 
-METRICS, PLOT, BEST, BOARD = "metrics.jsonl", "loss.png", "best", "tensorboard"
 _UNCHANGED = ("objective", "optimizer", "seed", "batch_size", "length", "freeze")  # what a run cannot go on without
 
 
@@ -93,6 +92,8 @@ def _train(
     spec = spec.replace(objective=objective)
     tokenizer = _tokenizer(config, found, splits, base)
     _fit(config, objective, tokenizer)
+    if spec.evaluate.every is not None and not splits.held_out:
+        raise DataError("data.held_out", "leaves nothing to evaluate on", "train.evaluate.every needs rows held out")
     tree = {"data": write(config.data), "train": write(spec), "runtime": write(config.runtime)}
 
     torch.manual_seed(spec.seed)
@@ -107,42 +108,36 @@ def _train(
     if found is not None:
         _unchanged(found, config, tree)
         state = checkpoints.load(found, model, optimizers)
-    if group.writes:
-        checkpoints.tidy()
-    log = MetricsLog(folder / METRICS)
-    if group.writes:
-        log.truncate(state.step)
+    output = Output(
+        checkpoints,
+        state,
+        spec,
+        model=model,
+        optimizers=optimizers,
+        tokenizer=tokenizer,
+        config=tree,
+        writes=group.writes,
+        report=report,
+    )
     trainer = Trainer(
         group.wrap(model, device),
         optimizers,
         _feed(spec, tokenizer, splits, group),
         spec=spec,
-        objective=objective,
         state=state,
-        device=device,
-        ranks=group,
-        autocast=config.runtime.autocast(device),
+        place=Place(device, config.runtime.autocast(device), group),
         evaluator=Evaluator(objective, tokenizer, splits, spec),
-        save=lambda: checkpoints.save(model, optimizers, state, tokenizer, tree),
-        save_best=lambda: save(model, folder / BEST, tokenizer=tokenizer, config=tree),
-        log=log,
-        board=Board(folder / BOARD, state.step) if spec.tensorboard and group.writes else None,
-        report=report if group.writes else lambda event: None,
+        output=output,
     )
-    trainer.saved, trainer.saved_step = found, state.step if found is not None else -1
     state.finished = state.finished and trainer.progress.fraction >= 1
-    trainer.report("start", _opening(model, tokenizer, splits, device, found), {"folder": str(folder)})
+    output.tell("start", _opening(model, tokenizer, splits, device, found), {"folder": str(folder)})
     try:
         trainer.run()
     finally:
-        if trainer.board is not None:
-            trainer.board.close()
-        if spec.plot and group.writes:
-            _plot(log, folder / PLOT, trainer)
-    trainer.report("end", f"done after {state.step:,} steps and {state.elapsed:,.0f} s", state.scores)
-    best = folder / BEST if spec.evaluate.patience is not None and (folder / BEST).is_dir() else None
-    last = trainer.saved or checkpoints.path(state.step)
-    return TrainResult(model.eval(), tokenizer, objective, state.step, state.elapsed, state.scores, last, best)
+        output.close()
+    output.tell("end", f"done after {state.step:,} steps and {state.elapsed:,.0f} s", state.scores)
+    last = output.saved or checkpoints.path(state.step)
+    return TrainResult(model.eval(), tokenizer, objective, state.step, state.elapsed, state.scores, last, output.best)
 
 
 def _starting_point(checkpoints: Checkpoints, resume: bool) -> Path | None:
@@ -230,16 +225,6 @@ def _opening(model: nn.Module, tokenizer: Tokenizer, splits: Splits, device: tor
     )
 
 
-def _plot(log: MetricsLog, path: Path, trainer: Trainer) -> None:
-    """The curve of the loss; without matplotlib, or without rows, the reason is told instead."""
-    try:
-        from attnlib.inspect.plot import loss_curve_png
-
-        loss_curve_png(log.rows(), path)
-    except (AttnlibError, OSError) as error:
-        trainer.report("note", f"{path.name} was skipped: {error}")
-
-
 @contextlib.contextmanager
 def _own_randomness(device: torch.device) -> Iterator[None]:
     """A run seeds torch; what the caller's numbers would have been stays."""
@@ -269,6 +254,3 @@ def _alone(folder: Path, group: Ranks) -> Iterator[None]:
         except BlockingIOError:
             raise UsageError(str(folder), "is being trained in by another process", "one run a folder") from None
         yield
-
-
-__all__ = ["Event", "TrainResult", "checkpoint_of", "train"]

@@ -88,3 +88,7 @@ class TrainSpec(Spec):
         if self.batch_size % self.accumulate:
             raise FieldError("accumulate", f"{self.accumulate} parts", f"wish a divisor of batch_size {self.batch_size}")
         return self
+
+    def spent(self, step: float, elapsed: float) -> float:
+        """The fraction of the budget that is gone after `step` steps and `elapsed` seconds, at most 1."""
+        return min(step / self.steps if self.steps is not None else elapsed / (self.seconds or 1.0), 1.0)

@@ -58,3 +58,8 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     """Equal to the last bit."""
     ours, theirs = a.state_dict(), b.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    """Its rows without what a clock says."""
+    return [{key: row[key] for key in row if key not in ("elapsed", "tokens_per_second")} for row in rows(folder)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import ADAMW, GPT, MUON, config, rows, run, same, with_dropout
+from runs import ADAMW, GPT, MUON, config, figures, rows, run, same, with_dropout
 
 from attnlib.errors import CheckpointError, SpecError, UsageError
 from attnlib.train import Diverged, Event, checkpoint_of
@@ -52,8 +52,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path: Path, name: str
     cut = run(tmp_path / "cut", resume=True, events=events, **choices)
     assert "goes on from step-00000003" in str(events[0])
     assert same(whole.model, cut.model)
-    figures = [[(row["step"], row["loss"], row["grad_norm"]) for row in rows(tmp_path / d)] for d in ("whole", "cut")]
-    assert figures[0] == figures[1]
+    assert figures(tmp_path / "whole") == figures(tmp_path / "cut")
     a, b = ((tmp_path / d / "step-00000006" / "optimizer.safetensors").read_bytes() for d in ("whole", "cut"))
     assert a == b
 
