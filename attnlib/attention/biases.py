@@ -18,10 +18,12 @@ class ScoreTerm(nn.Module):
 
     static:   depends on coordinates and parameters only, so it can be made once a forward and shared by layers.
     relative: of positions it reads only k.position - q.position, so a dense tile needs Q+K-1 values, not Q*K.
+    bounded:  it never says -inf, which would mean not seeing.
     """
 
     static: ClassVar[bool] = True
     relative: ClassVar[bool] = True
+    bounded: ClassVar[bool] = False
 
     def tensors(self, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
         """All that `score` reads and gradients reach. Content terms project q [B, H, Q, D], k [B, G, K, D] here, once."""
@@ -51,6 +53,8 @@ def alibi_slopes(num_heads: int) -> Tensor:
 
 class ALiBi(ScoreTerm):
     """-slope[h] * |q - k| (Press et al. 2022, arXiv:2108.12409); symmetric, so that encoders can use it too."""
+
+    bounded = True
 
     def __init__(self, *, num_heads: int) -> None:
         super().__init__()
@@ -89,6 +93,8 @@ def t5_bucket(distance: Tensor, *, buckets: int, max_distance: int, both: bool) 
 class T5Relative(ScoreTerm):
     """table[bucket(k - q), h]: learned bias by bucketed distance (Raffel et al. 2020, arXiv:1910.10683)."""
 
+    bounded = True
+
     def __init__(self, *, num_heads: int, buckets: int = 32, max_distance: int = 128, both: bool = True) -> None:
         super().__init__()
         self.buckets, self.max_distance, self.both = buckets, max_distance, both
@@ -118,6 +124,7 @@ class T5RelativeSpec(TermSpec, kind="t5_relative"):
 class Shaw(ScoreTerm):
     """q . table[clip(k - q)] / sqrt(d): learned key offsets (Shaw et al. 2018, arXiv:1803.02155), keys only."""
 
+    bounded = True
     static = False
     relative = False  # content: it reads the query, not distances alone
 

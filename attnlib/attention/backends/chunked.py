@@ -2,41 +2,147 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from attnlib.attention.backends.protocol import AttentionCall, Backend
-from attnlib.attention.backends.reference import mix, weights
+from attnlib.attention.backends.reference import Bound, exact, group, mix, normalise, products, ungroup
 
 
 class Chunked(Backend):
-    """The reference, `rows` queries at a time, over the keys those can see; nothing of size Q*K is kept."""
+    """The reference, a block of queries at a time, over the keys those can see; nothing of size Q*K is kept.
+
+    A row's scores are whole in its block, so any normaliser that is a function of a row fits. No double backward.
+    """
 
     name = "chunked"
     automatic = 50
-    rows = 64
+    tile = 1 << 19  # scores of a block and key head that stay in a cache
     crossover = 1 << 20  # Q*K above which a materialised bias costs more than recomputing
 
     def refuses(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> str | None:
+        if torch.compiler.is_compiling() and call.dropout:
+            return "a traced graph cannot draw a block's dropout twice alike"
         return None
 
     def suits(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> bool:
         return q.shape[2] * k.shape[2] >= self.crossover
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
-        bound = call.bind(q, k)
-        recompute = torch.is_grad_enabled()
+        blocks = _Blocks(call, q, k, self.tile)
+        with exact(q.device):
+            if torch.compiler.is_compiling():
+                return _traced(blocks, q, k, v)
+            flat = [tensor for tensors in blocks.bound for tensor in tensors]
+            return _RowBlocks.apply(blocks, q, k, v, *flat, *call.rule.normaliser.parameters())  # type: ignore[no-any-return, no-untyped-call]
 
-        def block(first: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            rows = slice(first, min(first + self.rows, q.shape[2]))
-            keys = call.visibility.keys_of(rows)
-            return mix(weights(q, k, call, bound, rows, keys), v[:, :, keys], call.dropout)
 
-        parts = []
-        for first in range(0, q.shape[2], self.rows):
-            if recompute:
-                parts.append(checkpoint(block, first, q, k, v, use_reentrant=False, preserve_rng_state=call.dropout > 0))
-            else:
-                parts.append(block(first, q, k, v))
-        return torch.cat(parts, 2) if parts else q.new_zeros(*q.shape[:3], v.shape[3])
+class _Blocks:
+    """How one call is cut, and what each block needs again in the backward."""
+
+    def __init__(self, call: AttentionCall, q: Tensor, k: Tensor, tile: int) -> None:
+        self.call, self.queries = call, q.shape[2]
+        self.bound: Bound = call.bind(q, k)
+        self.rows = max(16, min(128, tile // max(k.shape[2], 1)))
+        self.seed = int(torch.randint(2**62, ())) if call.dropout else 0
+
+    def __iter__(self) -> Iterator[tuple[slice, slice]]:
+        for first in range(0, self.queries, self.rows):
+            rows = slice(first, min(first + self.rows, self.queries))
+            yield rows, self.call.visibility.keys_of(rows)
+
+    def weights(self, scores: Tensor, bound: Bound, rows: slice, keys: slice) -> Tensor:
+        """Weights of a block after dropout, the same draw whenever asked."""
+        found = normalise(scores, self.call, bound, rows, keys)
+        if not self.call.dropout:
+            return found
+        generator = torch.Generator(found.device).manual_seed(self.seed + rows.start)
+        keep = torch.empty_like(found).bernoulli_(1 - self.call.dropout, generator=generator)
+        return found * keep / (1 - self.call.dropout)
+
+
+class _RowBlocks(torch.autograd.Function):
+    """Saves q, k, v and the tensors of the terms; a block's weights exist only while it is worked on."""
+
+    @staticmethod
+    def forward(ctx: Any, blocks: _Blocks, q: Tensor, k: Tensor, v: Tensor, *others: Tensor) -> Tensor:
+        out = v.new_zeros(*q.shape[:3], v.shape[3])
+        for rows, keys in blocks:
+            scores = products(q[:, :, rows], k[:, :, keys], blocks.call.rule.scale)
+            out[:, :, rows] = mix(blocks.weights(scores, blocks.bound, rows, keys), v[:, :, keys])
+        ctx.blocks = blocks
+        ctx.save_for_backward(q, k, v, *others)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        blocks: _Blocks = ctx.blocks
+        q, k, v, *others = ctx.saved_tensors
+        count = sum(map(len, blocks.bound))
+        leaves = [t.detach().requires_grad_(t.requires_grad) for t in others[:count]]
+        learned = [*leaves, *others[count:]]
+        wanted = [t for t in learned if t.requires_grad]
+        bound, at = [], 0
+        for tensors in blocks.bound:
+            bound.append(tuple(leaves[at : at + len(tensors)]))
+            at += len(tensors)
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        dq = torch.empty_like(q, dtype=dtype)
+        dk, dv = (torch.zeros(t.shape[0] * t.shape[1], *t.shape[2:], dtype=dtype, device=t.device) for t in (k, v))
+        sums = [torch.zeros_like(t) for t in wanted]
+        with exact(q.device):
+            for rows, keys in blocks:
+                _block_backward(blocks, (q, k, v, grad), (dq, dk, dv), bound, wanted, sums, rows, keys)
+        given = iter(sums)
+        rest = [next(given) if t.requires_grad else None for t in learned]
+        return None, dq.to(q.dtype), dk.view(k.shape).to(k.dtype), dv.view(v.shape).to(v.dtype), *rest
+
+
+def _block_backward(
+    blocks: _Blocks,
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    grads: tuple[Tensor, Tensor, Tensor],
+    bound: Bound,
+    wanted: list[Tensor],
+    sums: list[Tensor],
+    rows: slice,
+    keys: slice,
+) -> None:
+    """Adds what one block of queries gives to the gradients; key sides are added in place, once a block."""
+    q, k, v, grad = inputs
+    dq, dk, dv = grads
+    groups, scale, dtype = k.shape[1], blocks.call.rule.scale, dq.dtype
+    q_rows, k_part, v_part, d_out = q[:, :, rows], k[:, :, keys], v[:, :, keys], grad[:, :, rows].to(dtype)
+    scores = products(q_rows, k_part, scale).detach().requires_grad_()
+    with torch.enable_grad():
+        probabilities = blocks.weights(scores, bound, rows, keys)
+    d_grouped = group(d_out, groups)
+    d_weights = ungroup(d_grouped @ v_part.to(dtype).transpose(-1, -2), q.shape[1])
+    found = torch.autograd.grad(probabilities, [scores, *wanted], d_weights, allow_unused=True)
+    for total, part in zip(sums, found[1:]):
+        if part is not None:
+            total += part
+    d_scores = group(found[0], groups)
+    dq[:, :, rows] = ungroup((d_scores @ k_part.to(dtype)).mul_(scale), q.shape[1])
+    turned = d_scores.flatten(0, 1).transpose(-1, -2)  # [B*G, K, H/G * Q]
+    dk[:, keys].baddbmm_(turned, group(q_rows, groups).flatten(0, 1).to(dtype), alpha=scale)
+    dv[:, keys].baddbmm_(group(probabilities.detach(), groups).flatten(0, 1).transpose(-1, -2), d_grouped.flatten(0, 1))
+
+
+def _traced(blocks: _Blocks, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same blocks under torch's own checkpointing, which a tracer understands."""
+
+    def block(rows: slice, keys: slice, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = products(q[:, :, rows], k[:, :, keys], blocks.call.rule.scale)
+        return mix(blocks.weights(scores, blocks.bound, rows, keys), v[:, :, keys])
+
+    if torch.is_grad_enabled():
+        parts = [checkpoint(block, rows, keys, q, k, v, use_reentrant=False) for rows, keys in blocks]
+    else:
+        parts = [block(rows, keys, q, k, v) for rows, keys in blocks]
+    return torch.cat(parts, 2) if parts else v.new_zeros(*q.shape[:3], v.shape[3])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from attnlib.attention.backends.protocol import AttentionCall, Backend
 
+Bound = list[tuple[Tensor, ...]]
+
 
 def weights(
     q: Tensor,
     k: Tensor,
     call: AttentionCall,
-    bound: list[tuple[Tensor, ...]] | None = None,
+    bound: Bound | None = None,
     rows: slice = slice(None),
     keys: slice = slice(None),
 ) -> Tensor:
@@ -21,40 +25,60 @@ def weights(
 
     softmax(softcap(scale * q k^T + terms)) over the visible keys; a query that sees no key gets zeros.
     """
-    bound = call.bind(q, k) if bound is None else bound
-    q, k = q[:, :, rows], k[:, :, keys]
-    heads, groups = q.shape[1], k.shape[1]
+    with exact(q.device):
+        bound = call.bind(q, k) if bound is None else bound
+        return normalise(products(q[:, :, rows], k[:, :, keys], call.rule.scale), call, bound, rows, keys)
+
+
+def products(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """[B, H, Q, D] and [B, G, K, D] -> scale * q k^T [B, H, Q, K], in at least fp32; key heads are not repeated."""
     dtype = torch.promote_types(q.dtype, torch.float32)
-    if groups != heads:
-        q = q.unflatten(1, (groups, heads // groups)).flatten(2, 3)  # [B, G, H/G * Q, D]
-    scores = (q.to(dtype) * call.rule.scale) @ k.to(dtype).transpose(-1, -2)
-    if groups != heads:
-        scores = scores.unflatten(2, (heads // groups, -1)).flatten(1, 2)  # [B, H, Q, K]
+    return ungroup((group(q, k.shape[1]).to(dtype) * scale) @ k.to(dtype).transpose(-1, -2), q.shape[1])
+
+
+def normalise(scores: Tensor, call: AttentionCall, bound: Bound, rows: slice, keys: slice) -> Tensor:
+    """Scaled products of a tile [B, H, Q, K] -> its weights: terms, softcap, mask, normaliser."""
     added = call.added(bound, rows, keys)
     if added is not None:
         scores = scores + added
+    never = None
+    if not all(term.bounded for term in call.terms):  # a term may say -inf: that is not seeing
+        never = scores == -torch.inf
+        scores = scores.masked_fill(never, 0.0)
     if call.rule.softcap is not None:
         scores = call.rule.softcap * torch.tanh(scores / call.rule.softcap)
     visible = call.visibility.dense(rows, keys)
-    if added is not None:  # a term may say -inf: that is not seeing
-        never = scores == -torch.inf
+    if never is not None:
         visible = ~never if visible is None else visible & ~never
-        scores = scores.masked_fill(never, 0.0)
     result: Tensor = call.rule.normaliser(scores, visible)
     return result
 
 
-def mix(probabilities: Tensor, v: Tensor, dropout: float) -> Tensor:
+def mix(probabilities: Tensor, v: Tensor) -> Tensor:
     """[B, H, Q, K] weights and [B, G, K, Dv] values -> [B, H, Q, Dv] in v's dtype."""
-    if dropout:
-        probabilities = F.dropout(probabilities, dropout)
-    heads, groups = probabilities.shape[1], v.shape[1]
-    values = v.to(probabilities.dtype)
-    if groups == heads:
-        return (probabilities @ values).to(v.dtype)
-    grouped: Tensor = probabilities.unflatten(1, (groups, heads // groups)).flatten(2, 3) @ values
-    mixed: Tensor = grouped.unflatten(2, (heads // groups, -1)).flatten(1, 2)
-    return mixed.to(v.dtype)
+    mixed = group(probabilities, v.shape[1]) @ v.to(probabilities.dtype)
+    return ungroup(mixed, probabilities.shape[1]).to(v.dtype)
+
+
+def group(x: Tensor, groups: int) -> Tensor:
+    """[B, H, Q, N] -> [B, G, H/G * Q, N]: the query heads that share a key head, as more rows of it."""
+    if x.shape[1] == groups:
+        return x
+    return x.unflatten(1, (groups, -1)).flatten(2, 3)  # type: ignore[no-any-return]
+
+
+def ungroup(x: Tensor, heads: int) -> Tensor:
+    """[B, G, H/G * Q, N] -> [B, H, Q, N]."""
+    if x.shape[1] == heads:
+        return x
+    return x.unflatten(2, (heads // x.shape[1], -1)).flatten(1, 2)  # type: ignore[no-any-return]
+
+
+def exact(device: torch.device) -> AbstractContextManager[None]:
+    """No autocast: the definition is computed in the precision it names."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 class Reference(Backend):
@@ -67,4 +91,6 @@ class Reference(Backend):
         return None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
-        return mix(weights(q, k, call), v, call.dropout)
+        probabilities = weights(q, k, call)
+        with exact(q.device):
+            return mix(F.dropout(probabilities, call.dropout) if call.dropout else probabilities, v)
