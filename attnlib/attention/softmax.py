@@ -136,10 +136,10 @@ class SoftmaxAttention(nn.Module):
         normed = not isinstance(norm, nn.Identity)
         full = normed and cast(Tensor, norm.weight).shape[0] != self.d_head
         if full:
-            flat = norm(flat)
+            flat = norm(flat).to(flat.dtype)
         x = flat.unflatten(2, (heads, self.d_head))
         if normed and not full:
-            x = norm(x)
+            x = norm(x).to(flat.dtype)
         x = x.transpose(1, 2)
         return x if turn is None or self.rotary is None else self.rotary.turn(x, turn)
 

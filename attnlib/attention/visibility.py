@@ -18,7 +18,7 @@ class Visibility:
 
     def __init__(self, mask: Mask, q: Layout, k: Layout, heads: int = 1) -> None:
         self.mask, self.q, self.k, self.heads = mask, q, k, heads
-        self.memo: dict[Any, Any] = {}  # learned biases of this forward
+        self.memo: dict[Any, Any] = {}  # what is made once this forward, learned biases among it
         self._terms: Terms | None = None
         self._unmasked: bool | None = None
         self._causal: bool | None = None
@@ -94,8 +94,10 @@ class Visibility:
 
     def sees_nothing(self) -> Tensor | None:
         """[B|1, H|1, Q, 1] bool: queries that see no key; None = there is none."""
-        seen = self.dense()
-        return None if seen is None else ~seen.any(-1, keepdim=True)
+        if "blind" not in self.memo:
+            seen = self.dense()
+            self.memo["blind"] = None if seen is None else ~seen.any(-1, keepdim=True)
+        return self.memo["blind"]  # type: ignore[no-any-return]
 
     def runs(self) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]] | None:
         """Pairs of query run and key run of the same segment, where the host knows both; None = not known."""
