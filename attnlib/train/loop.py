@@ -6,8 +6,10 @@ does bit for bit what one that never stopped does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from attnlib.errors import CheckpointError
+from attnlib.errors import AttnlibError, CheckpointError
 from attnlib.train.batch import Batch
 from attnlib.train.checkpointing import State
 from attnlib.train.distributed import Ranks
@@ -62,7 +64,8 @@ class Trainer:
         self.objective, self.state, self.evaluator, self.output = feed.objective, state, evaluator, output
         self.device, self.autocast, self.ranks = place.device, place.autocast, place.ranks
         self.bare: nn.Module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-        self.stops = Stops()
+        self.stops = Stops(self._save_at_once)
+        self._whole = threading.Lock()  # held while parameters and state change, or are written
         self._row: Row = {}  # figures of the last step, until they are logged
         self._since = (state.elapsed, state.tokens)  # at the last row, for tokens a second
 
@@ -107,7 +110,8 @@ class Trainer:
     def _between_steps(self) -> None:
         every, step = self.spec.checkpoint_every, self.state.step
         if every is not None and step and step % every == 0 and self.output.saved_step != step:
-            self.output.save()
+            with self._whole:
+                self.output.save()
 
     def _finish(self) -> None:
         if self.state.finished:
@@ -115,8 +119,9 @@ class Trainer:
         self._log_step()
         if self.spec.evaluate.at_end:
             self._evaluate(full=True)
-        self.state.finished = True
-        self.output.save(must=True)
+        with self._whole:
+            self.state.finished = True
+            self.output.save(must=True)
         self.output.settle()
 
     # -- one step ---------------------------------------------------------------------------------------------------
@@ -141,10 +146,13 @@ class Trainer:
         figures |= {"lr": self.optimizers.lr, "grad_norm": self._clip()}
         if not math.isfinite(figures["loss"] + figures["grad_norm"]):
             raise self._diverged(batches, figures)
-        self.optimizers.step()
-        self.state.step += 1
-        self.state.tokens += int(tokens)
-        self.state.elapsed += time.perf_counter() - begun
+        with self._whole:
+            if self.ranks.size == 1:
+                self.stops.check()
+            self.optimizers.step()
+            self.state.step += 1
+            self.state.tokens += int(tokens)
+            self.state.elapsed += time.perf_counter() - begun
         return {"step": self.state.step, **figures}
 
     def _backward(self, batch: Batch, scale: float) -> dict[str, Tensor]:
@@ -186,20 +194,26 @@ class Trainer:
     # -- between steps ----------------------------------------------------------------------------------------------
 
     def _evaluate(self, *, full: bool) -> None:
-        state = self.state
-        if not self.ranks.writes or not self.evaluator.splits:
-            state.evaluated = state.step
-            return
-        state.scores = self.evaluator.scores(self.bare, self.device, self.autocast, self.stops.check, full=full)
-        self.output.row("eval", {"step": state.step, **state.scores})
-        state.evaluated = state.step
-        loss = state.scores.get("eval_loss", math.inf)
-        if state.best is None or loss < state.best:
-            state.best, state.since_best = loss, 0
-            if self.spec.evaluate.patience is not None:
-                self.output.save_best()
-        elif not full:
-            state.since_best += 1
+        state, scores = self.state, dict[str, float]()
+        if self.ranks.writes and self.evaluator.splits:
+            scores = self.evaluator.scores(self.bare, self.device, self.autocast, self.stops.check, full=full)
+            self.output.row("eval", {"step": state.step, **scores})
+        loss = scores.get("eval_loss", math.inf)
+        better = loss < (math.inf if state.best is None else state.best)
+        with self._whole:
+            state.evaluated, state.scores, self.output.saved_step = state.step, scores, -1
+            if better:
+                state.best, state.since_best = loss, 0
+            elif not full and scores:
+                state.since_best += 1
+        if better and self.spec.evaluate.patience is not None:
+            self.output.save_best()
+
+    def _save_at_once(self) -> None:
+        """In a thread of its own, when a signal comes in a step: the state before that step, which still is whole."""
+        with self._whole, contextlib.suppress(AttnlibError):  # the main thread tries again, and tells
+            if self.state.step and self.output.saved_step != self.state.step:
+                self.output.write()
 
     def _log_step(self) -> None:
         if not self._row:
@@ -211,11 +225,13 @@ class Trainer:
 
     def _interrupted(self) -> Interrupted:
         """After the state of the last whole step was written; with several processes, by the first."""
-        signal, step, output = self.stops.signal or 15, self.state.step, self.output
+        with self._whole:  # a checkpoint that the signal began is complete from here on
+            signal, step, output = self.stops.signal or 15, self.state.step, self.output
         name, fact = name_of(signal), ""
         if step and output.saved_step != step:
             try:
-                output.save(must=True)
+                with self._whole:
+                    output.save(must=True)
             except CheckpointError as error:
                 kept = f"the newest checkpoint is {output.saved}" if output.saved else "there is none before"
                 fact = f"{error.path}: {error.fact}, {kept}"

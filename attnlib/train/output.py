@@ -68,17 +68,21 @@ class Output:
 
     def save(self, *, must: bool = False) -> None:
         """Write a checkpoint. A failure on the way is told and the run goes on; `must` raises it."""
-        self.saved_step = self.state.step
-        if not self.writes:
-            return
         try:
-            self.saved = self.checkpoints.save(self.model, self.optimizers, self.state, self.tokenizer, self.config)
+            self.write()
         except CheckpointError as error:
             if must:
                 raise
+            self.saved_step = self.state.step  # not again at this step
             self.tell("note", f"{error}; training goes on")
         else:
             self.tell("checkpoint", f"checkpoint {self.saved}", {"folder": str(self.saved)})
+
+    def write(self) -> None:
+        """`save` without a word."""
+        if self.writes:
+            self.saved = self.checkpoints.save(self.model, self.optimizers, self.state, self.tokenizer, self.config)
+        self.saved_step = self.state.step
 
     def save_best(self) -> None:
         """The model alone, beside the checkpoints. A failure is told and the run goes on."""

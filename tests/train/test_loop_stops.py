@@ -72,6 +72,30 @@ def test_a_signal_within_a_step_leaves_the_state_before_it(tmp_path: Path, monke
     assert same(whole.model, run(tmp_path / "cut", resume=True, **CHOICES).model)
 
 
+def test_a_signal_in_a_long_step_writes_the_state_before_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from attnlib.train.objectives import CausalLM
+
+    loss, calls, waited = CausalLM.loss, [], []
+
+    def long(self: CausalLM, model: Any, batch: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            begun = time.monotonic()
+            while Checkpoints(tmp_path / "cut").newest() is None and time.monotonic() < begun + 30:
+                time.sleep(0.01)
+            waited.append(time.monotonic() - begun)
+        return loss(self, model, batch)
+
+    choices = {**CHOICES, "accumulate": 1}
+    with monkeypatch.context() as patched:
+        patched.setattr(CausalLM, "loss", long)
+        with pytest.raises(Interrupted, match="after step 3"):
+            run(tmp_path / "cut", **choices)
+    assert waited[0] < 5
+    assert same(run(tmp_path / "whole", **choices).model, run(tmp_path / "cut", resume=True, **choices).model)
+
+
 def test_a_full_disk_on_the_way_is_told_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = {**CHOICES, "checkpoint_every": 2}
     whole, put, events = run(tmp_path / "whole", **choices), manifest.put, list[Event]()
