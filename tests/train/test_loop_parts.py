@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import GPT, MUON, run
+from runs import ADAMW, GPT, MUON, rows, run, same
 from torch import nn
 
 from attnlib.errors import CheckpointError, SpecError, UsageError
 from attnlib.models.spec import ModelSpec
+from attnlib.pretrained import load
+from attnlib.runtime import RuntimeSpec
 from attnlib.spec import read
 from attnlib.train import Event, TrainSpec
 from attnlib.train.nonfinite import culprit
@@ -175,3 +177,31 @@ def test_tensorboard_gets_the_rows_or_is_missed(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match=r"tensorboard is not installed.*attnlib\[tensorboard\]"):
         run(tmp_path / "bare", steps=1, tensorboard=True, optimizer=MUON)
+
+
+def test_a_checkpoint_of_a_run_loads_as_a_model(tmp_path: Path) -> None:
+    result = run(tmp_path / "run", steps=2)
+    assert same(load(result.checkpoint, verify=True), result.model) and not result.model.training
+
+
+def test_the_runtime_chooses_backend_and_device_or_says_what_is_missing(tmp_path: Path) -> None:
+    model = read(ModelSpec, GPT).build()
+    RuntimeSpec(attention="reference").prepare(model)
+    assert model.stack.backend == "reference"
+    assert RuntimeSpec(device="cpu").find_device() == torch.device("cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match=r"runtime\.device: is cuda, and torch finds none"):
+            RuntimeSpec(device="cuda").find_device()
+    with pytest.raises(SpecError, match=r"runtime\.dtype: is float16"):
+        run(tmp_path / "run", steps=1, runtime={"dtype": "float16"})
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", [ADAMW, MUON], ids=["adamw", "muon"])
+def test_training_on_cuda_learns_and_resumes(tmp_path: Path, optimizer: dict[str, object]) -> None:
+    choices = {"runtime": {"device": "cuda", "dtype": "bfloat16"}, "optimizer": optimizer, "log_every": 1}
+    run(tmp_path / "run", steps=4, **choices)
+    result = run(tmp_path / "run", steps=20, resume=True, **choices)
+    losses = [row["loss"] for row in rows(tmp_path / "run")]
+    assert result.step == 20 and losses[-1] < losses[0]
