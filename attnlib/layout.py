@@ -38,6 +38,7 @@ class Layout:
     start:      positions are start .. start+T in every row; None = not so, or not known.
     runs:       (row, first column, length) of each segment, where they are contiguous and begin at position 0.
     extent:     largest position + 1; None = not known.
+    counts:     real tokens of each row; None = all columns, or not known.
     tags:       [B, T] int64 bits (PREFIX, GLOBAL) read by the masks of those names.
     encoded_at: [B, T] what position tables and rotary read; by default the positions.
     """
@@ -49,6 +50,7 @@ class Layout:
     extent: int | None = None
     tags: Tensor | None = None
     encoded_at: Tensor | None = None
+    counts: tuple[int, ...] | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)  # lowered forms of these tensors; nothing learned
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -91,14 +93,7 @@ class Layout:
     @property
     def lengths(self) -> tuple[int, ...] | None:
         """Real tokens of each row, where the host knows them."""
-        if self.segments is None:
-            return (self.tokens,) * self.batch
-        if self.runs is None:
-            return None
-        totals = [0] * self.batch
-        for row, _, length in self.runs:
-            totals[row] += length
-        return tuple(totals)
+        return (self.tokens,) * self.batch if self.segments is None else self.counts
 
     # -- making -----------------------------------------------------------------------------------------------------
 
@@ -191,6 +186,7 @@ class Layout:
             segments.to(attention_mask.device),
             runs=tuple(runs) if whole else None,
             extent=max(lengths, default=0),
+            counts=tuple(lengths),
         )
 
     @staticmethod
@@ -206,8 +202,12 @@ class Layout:
         full = sum(n for _, _, n in runs) == batch * tokens and all(count <= 1 for count in seen.values())
         extent = max((first + n for (_, _, n), first in zip(runs, starts)), default=0)
         known = None if any(starts) else runs  # runs are of whole segments, counted from their first token
+        counts = [0] * batch
+        for row, _, n in runs:
+            counts[row] += n
         device = device or "cpu"
-        return Layout(positions.to(device), None if full else segments.to(device), runs=known, extent=extent)
+        return Layout(positions.to(device), None if full else segments.to(device), runs=known, extent=extent,
+                      counts=tuple(counts))  # fmt: skip
 
     # -- deriving ---------------------------------------------------------------------------------------------------
 

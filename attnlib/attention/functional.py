@@ -64,14 +64,14 @@ def attend(
     bare = layout is None and key_layout is None and not terms and normaliser is None
     if bare and not isinstance(mask, Tensor) and not torch.compiler.is_compiling():
         return _plain(q, k, v, mask, dropout_p, is_causal, scale, softcap, backend)
-    pattern, given = _pattern(mask, is_causal)
+    _check(q, k, v)
+    pattern, given = _pattern(mask, is_causal, q, k)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     own_parts = normaliser is not None or terms or given
     if own_parts:
         rule = ScoreRule(scale=scale, softcap=softcap, normaliser=normaliser, terms=[*terms, *given])
     else:
         rule = _rule(scale, softcap)
-    _check(q, k, v)
     own = Layout.dense(q.shape[0], q.shape[2], device=q.device) if layout is None else layout
     if key_layout is None:
         same = layout is not None and k.shape[2] == q.shape[2]
@@ -104,14 +104,14 @@ def _plain(
 ) -> Tensor:
     """Dense and without parts of its own: all that does not read values is decided once for each kind of call."""
     key = (q.shape, k.shape, v.shape, q.dtype, q.device, mask, dropout, causal, scale, softcap, name,
-           torch.is_grad_enabled(), q.requires_grad)  # fmt: skip
+           torch.is_grad_enabled(), q.requires_grad, k.requires_grad, v.requires_grad)  # fmt: skip
     found = _recent.get(key)
     if found is None:
         _check(q, k, v)
         rule = _rule(q.shape[-1] ** -0.5 if scale is None else scale, softcap)
         own = Layout.dense(q.shape[0], q.shape[2], device=q.device)
         keys = own if k.shape[2] == q.shape[2] else Layout.dense(k.shape[0], k.shape[2], device=k.device)
-        call = AttentionCall(Visibility(_pattern(mask, causal)[0], own, keys, q.shape[1]), rule, dropout)
+        call = AttentionCall(Visibility(_pattern(mask, causal, q, k)[0], own, keys, q.shape[1]), rule, dropout)
         found = _recent[key] = choose(q, k, v, call, name), call
         while len(_recent) > 256:
             _recent.popitem(last=False)
@@ -125,17 +125,26 @@ def _through_door(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, backend:
     return door("attend", q, k, v, call, lambda: backend(q, k, v, call))
 
 
-def _pattern(mask: Mask | Tensor | None, is_causal: bool) -> tuple[Mask, list[ScoreTerm]]:
+def _pattern(mask: Mask | Tensor | None, is_causal: bool, q: Tensor, k: Tensor) -> tuple[Mask, list[ScoreTerm]]:
     """The mask as a pattern, and as a term what a float tensor adds."""
     terms: list[ScoreTerm] = []
     if isinstance(mask, Tensor):
-        table = mask[(None,) * (4 - mask.dim())]
+        table = _table(mask, q, k)
         if mask.dtype == torch.bool:
             mask = Given(table)
         else:
             mask, terms = None, [GivenBias(table)]
     pattern = mask if mask is not None else Everything()
     return pattern & Causal() if is_causal else pattern, terms
+
+
+def _table(mask: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    """[B|1, H|1, Q, K] of a tensor that broadcasts to it."""
+    whole = (*q.shape[:3], k.shape[2])
+    if mask.dim() > 4 or any(n not in (1, full) for n, full in zip(mask.shape[::-1], whole[::-1])):
+        raise LayoutError("attn_mask", f"has shape {tuple(mask.shape)}", f"must broadcast to {tuple(whole)}")
+    table = mask[(None,) * (4 - mask.dim())]
+    return table.expand(*table.shape[:2], *whole[2:])
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -157,11 +166,15 @@ def _reshaped(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, *args: 
         raise LayoutError("attend", f"q, k and v have {q.dim()}, {k.dim()} and {v.dim()} dimensions", "must be alike, >= 2")
     if q.dim() <= 3:
         lift = (None,) * (4 - q.dim())
-        out = attend(q[lift], k[lift], v[lift], attn_mask if attn_mask is None or attn_mask.dim() != 3 else attn_mask[None],
-                     *args, **kwargs)  # fmt: skip
+        out = attend(q[lift], k[lift], v[lift], attn_mask, *args, **kwargs)
         return out[(0,) * (4 - q.dim())]
     lead = q.shape[:-3]
-    if attn_mask is not None and attn_mask.dim() > 3:
-        attn_mask = attn_mask.expand(*lead, *attn_mask.shape[-3:]).flatten(0, -4)
-    folded: Tensor = attend(q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), attn_mask, *args, **kwargs)
+
+    def fold(table: Any) -> Any:
+        if not isinstance(table, Tensor) or table.dim() <= 3:
+            return table
+        return table.expand(*lead, *table.shape[-3:]).flatten(0, -4)
+
+    kwargs["mask"] = fold(kwargs["mask"])
+    folded: Tensor = attend(q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), fold(attn_mask), *args, **kwargs)
     return folded.unflatten(0, lead)  # type: ignore[no-any-return]

@@ -264,10 +264,10 @@ class Given(Mask):
         self._table = table
 
     def __hash__(self) -> int:
-        return id(self._table)
+        return id(self)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Given) and self._table is other._table
+        return self is other  # the same tensor may hold something else by then
 
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         batch, heads = self._table.shape[:2]

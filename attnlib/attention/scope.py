@@ -48,6 +48,12 @@ class Scope:
         self.sights: dict[tuple[Mask, int, int, int], Visibility] = {}
         self.door = self.open_door()
 
+    def fresh(self) -> Scope:
+        """The same forward with nothing made yet: what is recomputed must find what it found the first time."""
+        new = Scope(terms=self.terms, length=self.length, backend=self.backend)
+        new.door = self.door
+        return new
+
     @staticmethod
     def open_door() -> Door | None:
         """Who stands at the door of this thread; nobody looks into a traced graph."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,9 +67,25 @@ class Visibility:
         whole = rows == slice(None) and keys == slice(None)
         if not whole:
             return self._lower(rows, keys)
-        # the key layout stands beside what was made from it, so that its id is not given to another
-        key = ("dense", self.mask, id(self.k), self.heads)
-        return self.q.once(key, lambda: (self._lower(rows, keys), self.k))[0]  # type: ignore[no-any-return]
+        return self.once("dense", lambda: self._lower(rows, keys))  # type: ignore[no-any-return]
+
+    def once(self, form: str, make: Callable[[], Any]) -> Any:
+        """`make()`, kept beside a layout that lives as long as what it was made of, else here.
+
+        A dense layout outlives its batch, so it keeps nothing of a padded one; and a mask that reads more than positions
+        may hold a tensor of the batch.
+        """
+        owner = self.k if self.q.is_dense and not self.k.is_dense else self.q
+        key = (form, self.mask, id(self.q), id(self.k), self.heads)
+        if self.mask.positional():
+            # both layouts stand beside what was made of them, so that their ids are not given to others
+            return owner.once(key, lambda: (make(), self.q, self.k))[0]
+        if torch.compiler.is_compiling():
+            return make()
+        if key not in self.memo:
+            with torch.inference_mode(False):
+                self.memo[key] = make()
+        return self.memo[key]
 
     def _lower(self, rows: slice, keys: slice) -> Tensor:
         q = self.q.coordinates("q", rows, self.heads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -53,7 +53,7 @@ class Stack(nn.Module):
         stream = [x]
         for block, cache, kept in zip(self.blocks, caches, memory or [None] * len(self.blocks)):  # type: ignore[list-item]
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, scope, memory=kept, cache=cache, use_reentrant=False)
+                x = checkpoint(_alone, block, x, layout, scope, kept, cache, use_reentrant=False)
             else:
                 x = block(x, layout, scope, memory=kept, cache=cache)
             stream.append(x)
@@ -90,6 +90,11 @@ class Stack(nn.Module):
         return DecodingState(
             caches, list(slots.values()), batch=batch, device=device, capacity=capacity, fixed_shapes=cache == "static"
         )
+
+
+def _alone(block: Block, x: Tensor, layout: Layout, scope: Scope, memory: Memory | None, cache: Any) -> Tensor:
+    """A block that shares nothing made in this forward, so that its recomputation runs the same operations."""
+    return block(x, layout, scope.fresh(), memory=memory, cache=cache)  # type: ignore[no-any-return]
 
 
 class StackSpec(Spec):

@@ -71,7 +71,9 @@ def _score_mod(q: Tensor, k: Tensor, call: AttentionCall) -> Callable[..., Tenso
         qc, kc = read_q(b, h, q_idx), read_k(b, h, kv_idx)
         for term, tensors in zip(terms, bound):
             score = score + term.score(tensors, qc, kc)
-        return score if softcap is None else softcap * torch.tanh(score / softcap)
+        if softcap is None:
+            return score
+        return torch.where(score == -torch.inf, score, softcap * torch.tanh(score / softcap))
 
     return score_mod
 
@@ -79,8 +81,7 @@ def _score_mod(q: Tensor, k: Tensor, call: AttentionCall) -> Callable[..., Tenso
 def _block_mask(sight: Visibility) -> Any:
     if sight.unmasked:
         return None
-    key = ("block", sight.mask, id(sight.k), sight.heads)
-    return sight.q.once(key, lambda: (_make_block_mask(sight), sight.k))[0]
+    return sight.once("block", lambda: _make_block_mask(sight))
 
 
 def _make_block_mask(sight: Visibility) -> Any:

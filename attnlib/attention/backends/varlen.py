@@ -70,7 +70,7 @@ def _grouped(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
 
 def _plan(sight: Visibility) -> tuple[list[tuple[Layout, Layout, Tensor, Tensor]], Tensor]:
     """Groups of segments of equal lengths with the flat columns they stand in, and where each column's output lies."""
-    return sight.q.once(("varlen", id(sight.k)), lambda: (_make_plan(sight), sight.k))[0]  # type: ignore[no-any-return]
+    return sight.once("varlen", lambda: _make_plan(sight))  # type: ignore[no-any-return]
 
 
 def _make_plan(sight: Visibility) -> tuple[list[tuple[Layout, Layout, Tensor, Tensor]], Tensor]:
@@ -129,7 +129,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
     sight = call.visibility
     pairs = sight.runs()
     assert pairs is not None
-    (at_q, at_k), (ends_q, ends_k) = sight.q.once(("flash", id(sight.k)), lambda: (_ends(sight), sight.k))[0]
+    (at_q, at_k), (ends_q, ends_k) = sight.once("flash", lambda: _ends(sight))
     flat_q, flat_k, flat_v = (t.transpose(1, 2).flatten(0, 1) for t in (q, k, v))
     bounds = sight.terms
     window = tuple(-1 if side is None else side for side in (bounds.before, bounds.after))
