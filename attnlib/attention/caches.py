@@ -39,6 +39,13 @@ class Slots(Protocol):
         """Come back to a saved state."""
 
 
+def _writable(held: Tensor) -> Tensor:
+    """A buffer made in inference mode cannot be written outside it."""
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not held.is_inference():
+        return held
+    return held.clone()
+
+
 class Growing:
     """Keeps all. Buffers double, so that a token costs O(1) copies; with gradients it concatenates instead."""
 
@@ -62,6 +69,7 @@ class Growing:
             room = held.new_empty(*held.shape[:2], max(total, 2 * used, 64), *held.shape[3:])
             room[:, :, :used] = held[:, :, :used]
             held = room
+        held = _writable(held)
         held[:, :, used:total] = new
         return held, held[:, :, :total]
 
@@ -108,6 +116,7 @@ class Static:
         if torch.is_grad_enabled() and (held.requires_grad or new.requires_grad):
             held = held.index_copy(2, self.columns, new)
         else:
+            held = _writable(held)
             held.index_copy_(2, self.columns, new)
         return held, held
 

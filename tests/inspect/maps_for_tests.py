@@ -11,9 +11,7 @@ def _words(text: str) -> list[str]:
     return text.split()
 
 
-STORY = _words(
-    "Once upon a time , a little fox met an old owl by the river . The owl asked the fox why it ran so fast ."
-)
+STORY = _words("Once upon a time , a little fox met an old owl by the river . The owl asked the fox why it ran so fast .")
 STRANGE = [
     "</script>",
     "<b>x</b>",

@@ -56,9 +56,7 @@ def test_short_texts_are_named_on_both_axes(tmp_path: Path, words: list[str]) ->
         "head 1",
         "weight",
     } <= set(words)
-    assert words.count("swim") == 2 * 3 * (
-        2 + 1
-    )  # each tick has a text a side; keys at both heads, queries at the first
+    assert words.count("swim") == 2 * 3 * (2 + 1)  # each tick has a text a side; keys at both heads, queries at the first
 
 
 def test_left_out_heads_are_counted(tmp_path: Path, words: list[str]) -> None:
@@ -93,9 +91,7 @@ def test_the_loss_curves_are_named_with_their_last_value(tmp_path: Path, words: 
         title="Toy",
     )
     size_of(tmp_path / "l.png")
-    assert {"Toy", "step", f"train\n{5 * math.exp(-29 / 9):.3g}", f"held out\n{5.1 * math.exp(-25 / 9):.3g}"} <= set(
-        words
-    )
+    assert {"Toy", "step", f"train\n{5 * math.exp(-29 / 9):.3g}", f"held out\n{5.1 * math.exp(-25 / 9):.3g}"} <= set(words)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""Padding, batching and packing change nothing of what a token gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import ALL, DECODERS, ENCODERS, PAIRS, build, ids
+
+from attnlib.layout import Layout
+
+LENGTHS = (5, 2, 7)
+SOURCES = (3, 6, 1)
+
+
+def near(a: Tensor, b: Tensor, tolerance: float = 1e-9) -> None:
+    assert a.shape == b.shape
+    assert (a - b).abs().max().item() <= tolerance * max(1.0, b.abs().max().item())
+
+
+def texts(lengths: tuple[int, ...], seed: int) -> list[Tensor]:
+    return [ids(1, n, seed + i)[0] for i, n in enumerate(lengths)]
+
+
+def laid(rows: list[Tensor], side: str) -> tuple[Tensor, Tensor, Layout]:
+    """The rows padded on a side with a token that would matter if it were seen; the mask of ones; the layout."""
+    width = max(len(row) for row in rows)
+    table, mask = torch.full((len(rows), width), 7), torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        at = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        table[i, at], mask[i, at] = row, 1
+    return table, mask, Layout.from_lengths([len(row) for row in rows], width, side=side)
+
+
+def outputs_alone(model: nn.Module, rows: list[Tensor], sources: list[Tensor] | None) -> list[Any]:
+    if sources is None:
+        return [model(row[None]) for row in rows]
+    return [model(source[None], row[None]) for source, row in zip(sources, rows)]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ALL)
+def test_a_padded_batch_gives_each_row_what_it_gets_alone(name: str, side: str) -> None:
+    model = build(name)
+    rows, sources = texts(LENGTHS, 1), texts(SOURCES, 9) if name in PAIRS else None
+    alone = outputs_alone(model, rows, sources)
+    table, mask, layout = laid(rows, side)
+    if sources is None:
+        found = [model(table, layout), model(table, attention_mask=mask)]
+    else:
+        source, source_mask, source_layout = laid(sources, side)
+        found = [
+            model(source, table, source_layout, layout),
+            model(source, table, attention_mask=source_mask, decoder_attention_mask=mask),
+        ]
+    for out in found:
+        for i, one in enumerate(alone):
+            near(out.last[i][mask[i] > 0], one.last[0])
+            if one.pooled is not None:
+                near(out.pooled[i], one.pooled[0])
+                near(out.logits[i], one.logits[0])
+            elif one.logits is not None:
+                near(out.logits[i][mask[i] > 0], one.logits[0])
+        assert torch.isfinite(out.last).all()
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *(n for n in ENCODERS if n not in ("classifier", "embedder"))])
+def test_packed_texts_are_as_separate(name: str) -> None:
+    model = build(name)
+    rows = texts((3, 4, 5, 1), 5)
+    alone = [model(row[None]).last[0] for row in rows]
+    table = torch.zeros(2, 9, dtype=torch.long)
+    table[0, :7], table[1, :6] = torch.cat(rows[:2]), torch.cat(rows[2:])
+    last = model(table, Layout.packed([[3, 4], [5, 1]], 9)).last
+    near(torch.cat([last[0, :7], last[1, :6]]), torch.cat(alone))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_packed_pairs_attend_to_their_own_source(name: str) -> None:
+    model = build(name)
+    rows, sources = texts((3, 4), 5), texts((2, 5), 8)
+    alone = torch.cat([out.last[0] for out in outputs_alone(model, rows, sources)])
+    out = model(torch.cat(sources)[None], torch.cat(rows)[None], Layout.packed([[2, 5]]), Layout.packed([[3, 4]]))
+    near(out.last[0], alone)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "t5", "shaw"])
+def test_pads_give_and_get_no_gradient(name: str) -> None:
+    model = build(name)
+    table, mask, layout = laid(texts(LENGTHS, 1), "right")
+    embeds = torch.randn(*table.shape, 12, dtype=torch.float64, requires_grad=True)
+    if name == "t5":
+        source = ids(3, 4)
+        out = model(source, decoder_embeds=embeds, decoder_layout=layout)
+    else:
+        out = model(embeds=embeds, layout=layout)
+    out.last[mask > 0].square().sum().backward()
+    assert embeds.grad is not None
+    assert not embeds.grad[mask == 0].any() and embeds.grad[mask > 0].abs().sum(-1).all()
+
+
+def test_an_empty_row_stays_finite_and_disturbs_nobody() -> None:
+    model = build("llama")
+    out = model(ids(2, 4), Layout.from_lengths([4, 0], 4))
+    assert torch.isfinite(out.last).all()
+    near(out.last[:1], model(ids(2, 4)[:1]).last)

@@ -1,0 +1,176 @@
+"""Small specs that together use every wiring, position scheme, mask and head; built with every parameter drawn at random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from attnlib.models.spec import ModelSpec
+from attnlib.spec import read
+
+VOCAB = 19
+
+Tree = dict[str, Any]
+
+
+def attention(**more: Any) -> Tree:
+    return {"num_heads": 4, "mask": "causal"} | more
+
+
+def block(placement: str = "pre", norm: Any = "rms", mlp: Any = None, **more: Any) -> Tree:
+    return {"placement": placement, "norm": norm, "mlp": mlp or {"kind": "gated", "d_ff": 10}} | more
+
+
+def rotary(kind: str | None = None, **scaling: Any) -> Tree:
+    return {"base": 100.0} | ({} if kind is None else {"scaling": {"kind": kind} | scaling})
+
+
+def decoder(layer: Tree | None = None, **more: Any) -> Tree:
+    stack: Tree = {"num_layers": 2, "final_norm": "rms"}
+    if layer is not None:
+        stack["block"] = layer
+    return {"kind": "decoder", "d_model": 12, "vocab_size": VOCAB, "stack": stack | more.pop("stack", {})} | more
+
+
+def encoder(layer: Tree, **more: Any) -> Tree:
+    return decoder(layer, **more) | {"kind": "encoder"}
+
+
+LEARNED = {"position": {"kind": "learned", "max_length": 24}}
+SINUSOIDAL = {"position": {"kind": "sinusoidal"}, "scale": "sqrt"}
+WINDOW = ["causal", {"kind": "window", "before": 2}]
+SINKS = ["causal", {"kind": "any", "masks": [{"kind": "first", "count": 2}, {"kind": "window", "before": 1}]}]
+HALF = [1.0, 2.0]  # LongRoPE's factors: two pairs where 4 channels turn
+
+DECODERS: dict[str, Tree] = {
+    "gpt2": decoder(
+        block("pre", "layer", {"kind": "dense", "d_ff": 10, "activation": "gelu_tanh"}, attention=attention(bias=True)),
+        embedding=LEARNED,
+    ),
+    "llama": decoder(block(attention=attention(num_kv_heads=2, rotary=rotary())), head={"kind": "lm", "tied": False}),
+    "multi_query": decoder(
+        block(attention=attention(num_kv_heads=1, d_head=6, rotary=rotary() | {"fraction": 0.5, "interleaved": True}))
+    ),
+    "post": decoder(block("post", "layer", attention=attention(bias=["q", "v"])), embedding=SINUSOIDAL),
+    "branch": decoder(block("branch", attention=attention(qk_norm="full", rotary=rotary()))),
+    "sandwich": decoder(
+        block("sandwich", {"kind": "rms", "unit_offset": True}, attention=attention(qk_norm="head", rotary=rotary()))
+    ),
+    "parallel": decoder(block("parallel", "layer", attention=attention(rotary=rotary()))),
+    "parallel_shared": decoder(block("parallel", "layer", attention=attention(rotary=rotary()), share_norm=True)),
+    "no_norm": decoder(block(norm=None, attention=attention()), embedding=LEARNED),
+    "alibi": decoder(block(attention=attention(term="alibi", num_kv_heads=2))),
+    "t5_shared": decoder(block(attention=attention()), stack={"bias": {"kind": "t5_relative", "buckets": 8, "both": False}}),
+    "t5_per_layer": decoder(block(attention=attention(term={"kind": "t5_relative", "buckets": 8, "max_distance": 9}))),
+    "shaw": decoder(block(attention=attention(term={"kind": "shaw", "max_distance": 3}))),
+    "softcap_sink": decoder(
+        block(
+            attention=attention(
+                scores={"softcap": 3.0, "normaliser": "softmax_sink", "by_layer": True}, rotary=rotary(), num_kv_heads=2
+            )
+        ),
+        head={"kind": "lm", "softcap": 5.0, "bias": True},
+    ),
+    "window": decoder(block(attention=attention(mask=WINDOW, rotary=rotary()))),
+    "chunk": decoder(block(attention=attention(mask=["causal", {"kind": "chunk", "size": 3}], rotary=rotary()))),
+    "sinks": decoder(block(attention=attention(mask=SINKS, rotary=rotary()))),
+    "sinks_alibi": decoder(block(attention=attention(mask=SINKS, term="alibi"))),
+    "local_global": decoder(
+        stack={
+            "num_layers": 3,
+            "blocks": {
+                "local": block(attention=attention(mask=WINDOW, rotary=rotary())),
+                "global": block(attention=attention(rotary=rotary("linear", factor=2.0))),
+            },
+            "pattern": ["local", "global"],
+        }
+    ),
+    "linear": decoder(block(attention=attention(d_head=4, rotary=rotary("linear", factor=3.0)))),
+    "dynamic": decoder(block(attention=attention(d_head=4, rotary=rotary("dynamic", factor=2.0, original_length=16)))),
+    "llama3": decoder(block(attention=attention(d_head=4, rotary=rotary("llama3", original_length=8, factor=2.0)))),
+    "yarn": decoder(block(attention=attention(d_head=4, rotary=rotary("yarn", original_length=8, factor=2.0)))),
+    "longrope": decoder(
+        block(
+            attention=attention(
+                d_head=4,
+                rotary=rotary("longrope", original_length=16, factor=2.0, short_factor=HALF, long_factor=HALF[::-1]),
+            )
+        )
+    ),
+    "factorised": decoder(
+        block(attention=attention()),
+        embedding={"d_embedding": 5, "norm": "layer"} | LEARNED,
+        head={"kind": "masked_lm"},
+    ),
+}
+
+ENCODERS: dict[str, Tree] = {
+    "bert": encoder(
+        block(
+            "post", {"kind": "layer", "eps": 1e-12}, {"kind": "dense", "d_ff": 10}, attention={"num_heads": 4, "bias": True}
+        ),
+        embedding={"types": 2, "norm": "layer"} | LEARNED,
+        head={"kind": "masked_lm"},
+    ),
+    "encoder_alibi": encoder(block(attention={"num_heads": 4, "term": "alibi"}), head={"kind": "tag", "num_labels": 3}),
+    "encoder_shaw": encoder(
+        block("sandwich", attention={"num_heads": 4, "term": {"kind": "shaw", "max_distance": 2}}), head={"kind": "span"}
+    ),
+    "encoder_t5": encoder(block(attention={"num_heads": 4, "num_kv_heads": 2}), stack={"bias": "t5_relative"}),
+    "encoder_local": encoder(
+        block(attention={"num_heads": 4, "mask": {"kind": "window", "before": 1, "after": 1}, "rotary": rotary()}),
+        head={"kind": "lm"},
+    ),
+    "classifier": encoder(
+        block("parallel", attention={"num_heads": 4, "rotary": rotary()}), head={"kind": "classify", "num_labels": 3}
+    ),
+    "embedder": encoder(block(attention={"num_heads": 4, "rotary": rotary()}), head={"kind": "embed"}),
+}
+
+CROSS = {"num_heads": 4}
+
+
+def pair(encoder_block: Tree, decoder_block: Tree, bias: bool = False, **more: Any) -> Tree:
+    stacks: list[Tree] = [{"num_layers": 2, "block": b, "final_norm": "rms"} for b in (encoder_block, decoder_block)]
+    if bias:
+        stacks[0]["bias"] = {"kind": "t5_relative", "buckets": 8}
+        stacks[1]["bias"] = {"kind": "t5_relative", "buckets": 8, "both": False}
+    return {"kind": "encoder_decoder", "d_model": 12, "vocab_size": VOCAB, "encoder": stacks[0], "decoder": stacks[1]} | more
+
+
+PAIRS: dict[str, Tree] = {
+    "t5": pair(
+        block(attention={"num_heads": 4}), block(attention=attention(), cross=CROSS), True,
+        head={"kind": "lm", "scale": "inverse_sqrt"},
+    ),
+    "bart": pair(
+        block("post", "layer", attention={"num_heads": 4, "bias": True}),
+        block("post", "layer", attention=attention(bias=True), cross={"num_heads": 4, "bias": True}),
+        embedding=LEARNED, decoder_embedding=LEARNED,
+    ),
+    "rotary_pair": pair(
+        block(attention={"num_heads": 4, "rotary": rotary()}),
+        block("sandwich", attention=attention(rotary=rotary(), mask=SINKS), cross=CROSS | {"num_kv_heads": 2, "d_head": 4}),
+        head={"kind": "lm", "tied": False, "bias": True},
+    ),
+}  # fmt: skip
+
+ALL = DECODERS | ENCODERS | PAIRS
+CAUSAL = DECODERS | PAIRS  # those that decode
+
+
+def build(name: str, *, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """The model of that name, every parameter drawn, in eval mode."""
+    model = read(ModelSpec, ALL[name]).build().to(dtype)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(draw * 0.4 + (0.5 if parameter.dim() == 1 else 0.0))
+    return model.eval()
+
+
+def ids(batch: int, tokens: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(VOCAB, (batch, tokens), generator=torch.Generator().manual_seed(seed))
