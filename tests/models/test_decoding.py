@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_padding_and_packing import laid, near, texts
 from torch import Tensor, nn
-from toys import CAUSAL, PAIRS, build, ids
+from toys import CAUSAL, PAIRS, build, ids, laid, near, texts
 
 from attnlib.layout import Layout
 
@@ -18,7 +17,7 @@ TOKENS = 9
 
 def begin(name: str, model: nn.Module, batch: int, cache: str, capacity: int = 16) -> Any:
     if name in PAIRS:
-        source, mask, layout = laid(texts((4, 2, 5)[:batch], 30), "left")
+        source, _, layout = laid(texts((4, 2, 5)[:batch], 30), "left")
         return model.begin(source, layout, cache=cache, capacity=capacity)
     return model.begin(batch=batch, cache=cache, capacity=capacity)
 

@@ -7,31 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import ALL, DECODERS, ENCODERS, PAIRS, build, ids
+from toys import ALL, DECODERS, ENCODERS, PAIRS, build, ids, laid, near, texts
 
 from attnlib.layout import Layout
 
 LENGTHS = (5, 2, 7)
 SOURCES = (3, 6, 1)
-
-
-def near(a: Tensor, b: Tensor, tolerance: float = 1e-9) -> None:
-    assert a.shape == b.shape
-    assert (a - b).abs().max().item() <= tolerance * max(1.0, b.abs().max().item())
-
-
-def texts(lengths: tuple[int, ...], seed: int) -> list[Tensor]:
-    return [ids(1, n, seed + i)[0] for i, n in enumerate(lengths)]
-
-
-def laid(rows: list[Tensor], side: str) -> tuple[Tensor, Tensor, Layout]:
-    """The rows padded on a side with a token that would matter if it were seen; the mask of ones; the layout."""
-    width = max(len(row) for row in rows)
-    table, mask = torch.full((len(rows), width), 7), torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        at = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        table[i, at], mask[i, at] = row, 1
-    return table, mask, Layout.from_lengths([len(row) for row in rows], width, side=side)
 
 
 def outputs_alone(model: nn.Module, rows: list[Tensor], sources: list[Tensor] | None) -> list[Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from attnlib.layout import Layout
 from attnlib.models.spec import ModelSpec
 from attnlib.spec import read
 
@@ -174,3 +175,22 @@ def build(name: str, *, dtype: torch.dtype = torch.float64) -> nn.Module:
 
 def ids(batch: int, tokens: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(VOCAB, (batch, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def near(a: Tensor, b: Tensor, tolerance: float = 1e-9) -> None:
+    assert a.shape == b.shape
+    assert (a - b).abs().max().item() <= tolerance * max(1.0, b.abs().max().item())
+
+
+def texts(lengths: tuple[int, ...], seed: int) -> list[Tensor]:
+    return [ids(1, n, seed + i)[0] for i, n in enumerate(lengths)]
+
+
+def laid(rows: list[Tensor], side: str) -> tuple[Tensor, Tensor, Layout]:
+    """The rows padded on a side with a token that would matter if it were seen; the mask of ones; the layout."""
+    width = max(len(row) for row in rows)
+    table, mask = torch.full((len(rows), width), 7), torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        at = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        table[i, at], mask[i, at] = row, 1
+    return table, mask, Layout.from_lengths([len(row) for row in rows], width, side=side)
