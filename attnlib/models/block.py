@@ -21,7 +21,10 @@ Placement = Literal["pre", "post", "branch", "sandwich", "parallel"]
 
 
 class Sublayer(nn.Module):
-    """outer(x + dropout(after(body(before(x))))): the norms that are there say how it is wired."""
+    """outer(x + dropout(after(body(before(x))))): the norms that are there say how it is wired.
+
+    Without `residual` it gives only what it would add, as a parallel block wants it.
+    """
 
     def __init__(
         self,
@@ -31,10 +34,11 @@ class Sublayer(nn.Module):
         after: nn.Module | None = None,
         outer: nn.Module | None = None,
         dropout: float = 0.0,
+        residual: bool = True,
     ) -> None:
         super().__init__()
         self.before, self.body, self.after, self.outer = before, body, after, outer
-        self.dropout = dropout
+        self.dropout, self.residual = dropout, residual
 
     def branch(self, x: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
         """What the sublayer adds to the stream."""
@@ -44,7 +48,8 @@ class Sublayer(nn.Module):
         return F.dropout(y, self.dropout) if self.dropout and self.training else y
 
     def forward(self, x: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-        x = x + self.branch(x, call)
+        y = self.branch(x, call)
+        x = x + y if self.residual else y
         return x if self.outer is None else self.outer(x)
 
 
@@ -73,7 +78,7 @@ class Block(nn.Module):
 
         if self.parallel and self.mlp is not None:
             y = x if self.norm is None else self.norm(x)
-            return x + self.attention.branch(y, attend) + self.mlp.branch(y, self.mlp.body)
+            return x + self.attention(y, attend) + self.mlp(y, self.mlp.body)  # type: ignore[no-any-return]
         x = self.attention(x, attend)
         if self.cross is not None:
             body = self.cross.body
@@ -127,6 +132,7 @@ class BlockSpec(Spec):
                 after=norm("branch", "sandwich"),
                 outer=norm("post"),
                 dropout=self.dropout,
+                residual=self.placement != "parallel",
             )
 
         return Block(
