@@ -60,7 +60,7 @@ class Mask(Spec, slot="mask"):
 
 
 class Everything(Mask, kind="everything"):
-    """AllOf tokens of the segment: the bidirectional mask."""
+    """All tokens of the segment: the bidirectional mask."""
 
     def positional(self) -> bool:
         return True

@@ -168,7 +168,9 @@ _plain = nn.Identity()
 
 
 class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
-    """num_kv_heads: null = num_heads, 1 = multi-query. d_head: null = d_model / num_heads. bias: projections that have one.
+    """Softmax attention, self or cross, multi-head, grouped or multi-query.
+
+    num_kv_heads: null = num_heads, 1 = multi-query. d_head: null = d_model / num_heads. bias: projections that have one.
 
     qk_norm: none, head (each head alone) or full (all heads as one row), with `norm` as its kind. dropout: of the weights.
     """

@@ -109,7 +109,9 @@ class EncoderDecoder(nn.Module):
 
 
 class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
-    """A T5-style pair. decoder_vocab_size or decoder_embedding: null = both read one table. decoder_start: first id."""
+    """A T5-style pair.
+
+    decoder_vocab_size or decoder_embedding: null = both read one table. decoder_start: first id."""
 
     encoder: StackSpec
     decoder: StackSpec

@@ -73,7 +73,9 @@ class LMHead(Head):
 
 
 class LMHeadSpec(HeadSpec, kind="lm"):
-    """tied: to the token embedding. scale: a number or inverse_sqrt of d_model (T5). softcap: c * tanh(logits / c)."""
+    """Next-token logits.
+
+    tied: to the token embedding. scale: a number or inverse_sqrt of d_model (T5). softcap: c * tanh(logits / c)."""
 
     tied: bool = True
     bias: bool = False

@@ -38,7 +38,7 @@ class LayerNorm(nn.Module):
 
 
 class LayerNormSpec(Norm, kind="layer"):
-    """Mean and variance; bias: false leaves the shift out."""
+    """Centres and scales; bias: false leaves the shift out."""
 
     eps: float = Field(default=1e-5, gt=0)
     bias: bool = True
@@ -76,7 +76,7 @@ class RMSNorm(nn.Module):
 
 
 class RMSNormSpec(Norm, kind="rms"):
-    """Root mean square only; unit_offset: weights are stored as w - 1; cast: order of rounding in half precision."""
+    """Scales by the root mean square; unit_offset: weights are stored as w - 1; cast: order of rounding in half precision."""
 
     eps: float = Field(default=1e-6, gt=0)
     unit_offset: bool = False

@@ -1,0 +1,121 @@
+"""Make the README's tables from the live registries: `python scripts/readme_tables.py` rewrites them in place.
+
+With --check nothing is written and the exit code tells whether they are true.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from attnlib.attention.backends.choose import refusals
+from attnlib.attention.backends.protocol import AttentionCall, Backend
+from attnlib.attention.biases import TermSpec
+from attnlib.attention.masks import Causal, Explicit, Mask, Prefix, Window
+from attnlib.attention.rotary import Scaling
+from attnlib.attention.scores import NormaliserSpec, ScoreRule
+from attnlib.attention.softmax import MixerSpec
+from attnlib.attention.visibility import Visibility
+from attnlib.layout import Layout
+from attnlib.models.heads import HeadSpec
+from attnlib.models.spec import ModelSpec
+from attnlib.nn.embeddings import PositionSpec
+from attnlib.nn.feed_forward import FeedForward
+from attnlib.nn.init import Init
+from attnlib.nn.norms import Norm
+from attnlib.pretrained.family import families
+from attnlib.spec import Spec
+
+README = Path(__file__).parents[1] / "README.md"
+
+SLOTS: dict[str, type[Spec]] = {
+    "model": ModelSpec,
+    "attention, cross": MixerSpec,
+    "mask": Mask,
+    "term, stack.bias": TermSpec,
+    "rotary.scaling": Scaling,
+    "scores.normaliser": NormaliserSpec,
+    "mlp": FeedForward,
+    "norm": Norm,
+    "embedding.position": PositionSpec,
+    "head": HeadSpec,
+    "init": Init,
+}
+
+
+def kinds_table() -> str:
+    """Every kind of every slot of a model, with the first sentence of its docstring."""
+    lines = ["| slot | kind | what it is |", "|---|---|---|"]
+    for slot, base in SLOTS.items():
+        for kind, cls in base.kinds().items():
+            words = " ".join((cls.__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|")
+            lines.append(f"| {slot} | `{kind}` | {words} |")
+            slot = ""
+    return "\n".join(lines)
+
+
+def backend_table() -> str:
+    """What each backend computes: yes, or blank where it refuses."""
+    names = list(Backend.known())
+    lines = ["| what | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for what, found in _cases().items():
+        lines.append(f"| {what} | " + " | ".join("yes" if found[name] is None else "" for name in names) + " |")
+    return "\n".join(lines)
+
+
+def _cases() -> dict[str, dict[str, str | None]]:
+    q, k = torch.zeros(2, 4, 8, 16), torch.zeros(2, 2, 8, 16)
+    dense, packed = Layout.dense(2, 8), Layout.packed([[3, 5], [8]])
+    mask_only = ScoreRule(scale=1.0)
+
+    def ask(mask: Mask, layout: Layout, rule: ScoreRule = mask_only, dropout: float = 0.0, grad: bool = False) -> dict[str, str | None]:
+        call = AttentionCall(Visibility(mask, layout, layout, 4), rule, dropout)
+        return refusals(q.detach().requires_grad_(grad), k, k, call)
+
+    terms = {kind: cls().build(num_heads=4, d_head=16) for kind, cls in TermSpec.kinds().items()}
+    found = {
+        "causal, windows, grouped heads": ask(Causal() & Window(before=3), dense),
+        "any mask over positions": ask(Explicit(rows=("#.", "##")), packed),
+        "masks over tags (prefix, global)": ask(Causal() | Prefix(), dense.tagged(prefix=[1, 2])),
+        "padded and packed batches": ask(Causal(), packed),
+        "columns after a cache of any order": ask(Causal(), Layout.of(packed.positions, packed.segments)),
+    }
+    found |= {f"term `{kind}`": ask(Causal(), packed, ScoreRule(scale=1.0, terms=[term])) for kind, term in terms.items()}
+    found["softcap"] = ask(Causal(), dense, ScoreRule(scale=1.0, softcap=5.0))
+    for kind, cls in NormaliserSpec.kinds().items():
+        found[f"normaliser `{kind}`"] = ask(Causal(), dense, ScoreRule(scale=1.0, normaliser=cls().build(num_heads=4)))
+    found["dropout"] = ask(Causal(), dense, dropout=0.1)
+    found["backward on the CPU"] = ask(Causal(), dense, grad=True)
+    return found
+
+
+def families_table() -> str:
+    """The families of public checkpoints, from their own declarations."""
+    lines = ["| family | classes whose files open | directions | source |", "|---|---|---|---|"]
+    for family in families():
+        source = " ".join((type(family).__doc__ or "").split())
+        classes = ", ".join(f"`{name}`" for name in family.architectures)
+        lines.append(f"| {family.name} | {classes} | in and out | {source} |")
+    return "\n".join(lines)
+
+
+def rewritten(text: str) -> str:
+    """The README with each table between its marks made anew."""
+    for name, table in (("kinds", kinds_table()), ("backends", backend_table()), ("families", families_table())):
+        begin, end = f"<!-- table: {name} -->\n", f"\n<!-- end: {name} -->"
+        head, _, rest = text.partition(begin)
+        _, found, tail = rest.partition(end)
+        if not found:
+            sys.exit(f"README.md: no marks for the table {name!r}, wish {begin.strip()} ... {end.strip()}")
+        text = head + begin + table + end + tail
+    return text
+
+
+if __name__ == "__main__":
+    now = README.read_text(encoding="utf-8")
+    new = rewritten(now)
+    if "--check" in sys.argv[1:]:
+        sys.exit(0 if new == now else "README.md: tables are not those of the code, run python scripts/readme_tables.py")
+    README.write_text(new, encoding="utf-8")
