@@ -70,7 +70,9 @@ def _cases() -> dict[str, dict[str, str | None]]:
     dense, packed = Layout.dense(2, 8), Layout.packed([[3, 5], [8]])
     mask_only = ScoreRule(scale=1.0)
 
-    def ask(mask: Mask, layout: Layout, rule: ScoreRule = mask_only, dropout: float = 0.0, grad: bool = False) -> dict[str, str | None]:
+    def ask(
+        mask: Mask, layout: Layout, rule: ScoreRule = mask_only, dropout: float = 0.0, grad: bool = False
+    ) -> dict[str, str | None]:
         call = AttentionCall(Visibility(mask, layout, layout, 4), rule, dropout)
         return refusals(q.detach().requires_grad_(grad), k, k, call)
 
@@ -104,12 +106,12 @@ def families_table() -> str:
 def rewritten(text: str) -> str:
     """The README with each table between its marks made anew."""
     for name, table in (("kinds", kinds_table()), ("backends", backend_table()), ("families", families_table())):
-        begin, end = f"<!-- table: {name} -->\n", f"\n<!-- end: {name} -->"
+        begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
         head, _, rest = text.partition(begin)
         _, found, tail = rest.partition(end)
         if not found:
             sys.exit(f"README.md: no marks for the table {name!r}, wish {begin.strip()} ... {end.strip()}")
-        text = head + begin + table + end + tail
+        text = head + begin + table + "\n" + end + tail
     return text
 
 

@@ -76,7 +76,7 @@ class RMSNorm(nn.Module):
 
 
 class RMSNormSpec(Norm, kind="rms"):
-    """Scales by the root mean square; unit_offset: weights are stored as w - 1; cast: order of rounding in half precision."""
+    """Scales by the root mean square; unit_offset: weights are stored as w - 1; cast: rounding in half precision."""
 
     eps: float = Field(default=1e-6, gt=0)
     unit_offset: bool = False
