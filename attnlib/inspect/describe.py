@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from attnlib.errors import LayoutError
+from attnlib.layout import Layout
 from attnlib.models.decoder import Decoder
 from attnlib.models.encoder import Encoder
 from attnlib.models.encoder_decoder import EncoderDecoder
 from attnlib.models.spec import ModelSpec
+from attnlib.models.state import DecodingState
+from attnlib.nn.meta import on_meta
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,19 @@ class Description:
         return "\n".join(lines)
 
 
-def describe(spec: ModelSpec, *, tokens: int | None = None, batch: int = 1) -> Description:
+def describe(
+    spec: ModelSpec, *, tokens: int | None = None, batch: int = 1, dtype: torch.dtype = torch.float32
+) -> Description:
     """Shapes, parameters, FLOPs (multiply and add count as two) and cache bytes of the model that `spec` builds.
 
     Nothing is allocated: the model is built and run on the meta device, so a part of one's own is counted like any other.
+    Raises LayoutError for more tokens than the model has positions for.
     """
-    with torch.device("meta"):
-        model = spec.build().eval()
+    with on_meta():
+        model = spec.build().to(dtype).eval()
         length = getattr(model, "max_length", None)
+        if length is not None and tokens is not None and tokens > length:
+            raise LayoutError("tokens", f"are {tokens}", f"the model's positions end at {length}")
         tokens = tokens or min(length or 128, 128)
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
@@ -83,6 +92,13 @@ def describe(spec: ModelSpec, *, tokens: int | None = None, batch: int = 1) -> D
     )  # fmt: skip
 
 
+def longest(spec: ModelSpec) -> int | None:
+    """Most tokens that the model of a spec takes; None = no bound."""
+    with on_meta():
+        length: int | None = getattr(spec.build(), "max_length", None)
+    return length
+
+
 def _forward(model: nn.Module, ids: Tensor) -> None:
     if isinstance(model, EncoderDecoder):
         model(ids, ids)
@@ -97,10 +113,22 @@ def _cache_bytes(model: nn.Module, tokens: int, cache: str) -> int | None:
         if isinstance(model, Encoder) or not isinstance(model, Decoder | EncoderDecoder):
             return None
         state = model.begin(ids, cache=cache, batch=1)
-        for column in range(tokens) if cache == "rolling" and tokens <= 64 else (slice(0, tokens),):
-            at = slice(column, column + 1) if isinstance(column, int) else column
-            model.step(ids[:, at], None, state)
+        for at in (slice(0, tokens - 1), slice(tokens - 1, tokens)):  # a rolling cache lets go when the next token comes
+            if at.stop > at.start:
+                advance(model, ids[:, at], state)
         return state.nbytes()
+
+
+def advance(model: Decoder | EncoderDecoder, ids: Tensor, state: DecodingState, layout: Layout | None = None) -> Tensor:
+    """Append tokens [B, T] to every row of a state, of a model with or without a head; the final stream [B, T, M]."""
+    layout = layout or state.following(ids.shape[1])
+    state.count(layout)
+    if isinstance(model, Decoder):
+        last: Tensor = model(ids, layout, state=state, head=False).last
+    else:
+        table = model.decoder_embedding or model.embedding
+        last, _ = model.decoder(table(ids, layout), layout, state=state)
+    return last
 
 
 def _short(n: int) -> str:

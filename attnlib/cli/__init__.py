@@ -1,0 +1,88 @@
+"""The command line: `attnlib COMMAND ...`, also `python -m attnlib` and the scripts of a checkout.
+
+Each command is a module with HELP, `arguments(parser)` and `run(args)`; what is heavy it imports inside `run`.
+Exit codes: 0 done, 1 a check failed, 2 bad input, 130 Ctrl-C, 141 nobody reads the output, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from attnlib.errors import AttnlibError
+
+COMMANDS = ("train", "generate", "score", "evaluate", "describe", "check", "explain", "attend", "configs", "schema")
+DEBUG = "ATTNLIB_DEBUG"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. What goes wrong is a line on stderr, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has not all letters gets escapes, not an error
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    args = _parse(sys.argv[1:] if argv is None else list(argv))
+    try:
+        code: int = importlib.import_module(f"attnlib.cli.{args.command}").run(args)
+        sys.stdout.flush()
+        return code
+    except AttnlibError as error:
+        return _refused(str(error), getattr(error, "exit_code", 2))
+    except KeyboardInterrupt:
+        return _refused("stopped by Ctrl-C", 130)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # so that the interpreter's own flush has nobody to fail to
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return _refused(f"{error.filename or args.command}: {(error.strerror or str(error)).lower()}", 2)
+    except Exception as error:
+        if _out_of_memory(error):
+            return _refused(f"{args.command}: not enough memory, wish a smaller model, batch or text", 2)
+        return _bug(args.command, error)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="attnlib", description="Transformers composed from attention parts: train, use and look into them."
+    )
+    chosen = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = importlib.import_module(f"attnlib.cli.{name}")
+        one = chosen.add_parser(name, help=module.HELP, description=module.HELP)
+        module.arguments(one)
+        one.set_defaults(parser=one)
+    args, left = parser.parse_known_args(argv)
+    if left and hasattr(args, "overrides") and not any(word.startswith("-") for word in left):
+        args.overrides += left  # key=value after an option, which argparse gives back
+    elif left:
+        args.parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return args
+
+
+def _refused(text: str, code: int) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr)
+    return code
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory")
+    )
+
+
+def _bug(command: str, error: Exception) -> int:
+    """An error that no input should bring about."""
+    if os.environ.get(DEBUG):
+        traceback.print_exc()
+    words = (str(error).splitlines() or [""])[0]
+    return _refused(
+        f"{command}: internal error {type(error).__name__}: {words}, please report it ({DEBUG}=1 shows where)", 2
+    )

@@ -1,0 +1,77 @@
+"""attnlib generate: text from a model, token by token as it comes; only text on stdout."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from attnlib.cli.common import Loaded, count, model_argument, open_model, read_input, runtime_arguments, source_ids
+
+HELP = "continue a prompt, answer a source, or fill the blanks of a text; only text goes to stdout"
+_CHOICES = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "n", "num_beams",
+            "length_penalty", "seed", "cache", "prefill_chunk")  # fmt: skip
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    model_argument(parser)
+    parser.add_argument(
+        "--prompt", required=True, metavar="TEXT", help="the prompt, the source, or a text with mask marks; - = stdin"
+    )
+    parser.add_argument("--max-new-tokens", type=count, metavar="N", help="most tokens generated (default: 64)")
+    parser.add_argument("--temperature", type=float, help="0 (the default) = greedy")
+    parser.add_argument("--top-k", type=int, help="draw among the k likeliest tokens")
+    parser.add_argument("--top-p", type=float, help="draw among the likeliest tokens that together have p")
+    parser.add_argument("--min-p", type=float, help="draw among tokens of at least p times the likeliest's probability")
+    parser.add_argument("--repetition-penalty", type=float, help="above 1: tokens that were there are less likely")
+    parser.add_argument("--num-beams", type=int, help="above 1: beam search")
+    parser.add_argument("--length-penalty", type=float, help="of beam search")
+    parser.add_argument("--n", type=int, help="how many results, a line end after each")
+    parser.add_argument("--seed", type=int, help="equal seeds give equal results (default: 0)")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
+    parser.add_argument("--cache", choices=("growing", "static", "rolling"), help="kind of key-value cache")
+    parser.add_argument("--prefill-chunk", type=int, metavar="N", help="prompt tokens a forward (default: all)")
+    parser.add_argument("--echo", action="store_true", help="print the prompt before its continuation")
+    runtime_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from attnlib.generate import Sampling
+    from attnlib.generate.prompts import is_kind
+
+    given = {name: value for name in _CHOICES if (value := getattr(args, name)) is not None}
+    sampling = Sampling.of(**given, **({"stop": tuple(args.stop)} if args.stop else {}))
+    loaded = open_model(args)
+    prompt = read_input(args.prompt)
+    if is_kind(loaded.model, "encoder"):
+        _fill(loaded, prompt, sampling)
+        return 0
+    if args.echo and is_kind(loaded.model, "decoder"):
+        print(prompt, end="", flush=True)
+    _write(loaded, prompt, sampling)
+    return 0
+
+
+def _write(loaded: Loaded, prompt: str, sampling: Any) -> None:
+    """The results, one after another; a single one as it comes."""
+    from attnlib.generate import generate, stream
+    from attnlib.generate.prompts import is_kind
+
+    tokenizer = loaded.tokenizer()
+    prompts: Any = [source_ids(tokenizer, prompt)] if is_kind(loaded.model, "encoder_decoder") else [prompt]
+    asked: dict[str, Any] = {"tokenizer": tokenizer, "sampling": sampling}
+    if sampling.n > 1 or sampling.num_beams > 1:
+        for one in generate(loaded.model, prompts, **asked):
+            print(one.text)
+        return
+    for event in stream(loaded.model, prompts, **asked):
+        print(event.text, end="", flush=True)
+    print()
+
+
+def _fill(loaded: Loaded, text: str, sampling: Any) -> None:
+    from attnlib.cli.fill import fill
+    from attnlib.errors import UsageError
+
+    if sampling != type(sampling)(max_new_tokens=sampling.max_new_tokens):
+        raise UsageError("generate", "an encoder fills blanks with its likeliest tokens", "takes no choices of sampling")
+    print(fill(loaded.model, loaded.tokenizer(), text, loaded.device))
