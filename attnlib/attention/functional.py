@@ -67,7 +67,7 @@ def attend(
     _check(q, k, v)
     pattern, given = _pattern(mask, is_causal, q, k)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    own_parts = normaliser is not None or terms or given
+    own_parts = normaliser is not None or terms or given or torch.compiler.is_compiling()
     if own_parts:
         rule = ScoreRule(scale=scale, softcap=softcap, normaliser=normaliser, terms=[*terms, *given])
     else:
@@ -125,17 +125,23 @@ def _through_door(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, backend:
     return door("attend", q, k, v, call, lambda: backend(q, k, v, call))
 
 
+_CAUSAL, _EVERYTHING = Causal(), Everything()
+
+
 def _pattern(mask: Mask | Tensor | None, is_causal: bool, q: Tensor, k: Tensor) -> tuple[Mask, list[ScoreTerm]]:
     """The mask as a pattern, and as a term what a float tensor adds."""
     terms: list[ScoreTerm] = []
     if isinstance(mask, Tensor):
         table = _table(mask, q, k)
-        if mask.dtype == torch.bool:
-            mask = Given(table)
-        else:
+        if mask.dtype != torch.bool:
             mask, terms = None, [GivenBias(table)]
-    pattern = mask if mask is not None else Everything()
-    return pattern & Causal() if is_causal else pattern, terms
+        elif torch.compiler.is_compiling():  # no spec can be made in a traced graph
+            mask, terms = None, [GivenBias(torch.zeros_like(table, dtype=q.dtype).masked_fill(~table, -torch.inf))]
+        else:
+            mask = Given(table)
+    if mask is None:
+        return _CAUSAL if is_causal else _EVERYTHING, terms
+    return mask & _CAUSAL if is_causal else mask, terms
 
 
 def _table(mask: Tensor, q: Tensor, k: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Scope:
 
     def __init__(self, *, terms: tuple[ScoreTerm, ...] = (), length: int | None = None, backend: str = "auto") -> None:
         self.terms, self.length, self.backend = terms, length, backend
-        self.sights: dict[tuple[Mask, int, int, int], Visibility] = {}
+        self.sights: list[Visibility] = []
         self.door = self.open_door()
 
     def fresh(self) -> Scope:
@@ -61,8 +61,9 @@ class Scope:
 
     def sight(self, mask: Mask, q: Layout, k: Layout, heads: int) -> Visibility:
         """The visibility of `mask` between two layouts, made once a forward."""
-        key = (mask, id(q), id(k), heads)
-        found = self.sights.get(key)
-        if found is None:
-            found = self.sights[key] = Visibility(mask, q, k, heads)
-        return found
+        for made in self.sights:  # a handful at most; by identity, which a tracer follows too
+            if made.mask is mask and made.q is q and made.k is k and made.heads == heads:
+                return made
+        made = Visibility(mask, q, k, heads)
+        self.sights.append(made)
+        return made

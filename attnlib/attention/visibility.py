@@ -75,13 +75,13 @@ class Visibility:
         A dense layout outlives its batch, so it keeps nothing of a padded one; and a mask that reads more than positions
         may hold a tensor of the batch.
         """
+        if torch.compiler.is_compiling():  # which must not learn the ids of layouts
+            return make()
         owner = self.k if self.q.is_dense and not self.k.is_dense else self.q
         key = (form, self.mask, id(self.q), id(self.k), self.heads)
         if self.mask.positional():
             # both layouts stand beside what was made of them, so that their ids are not given to others
             return owner.once(key, lambda: (make(), self.q, self.k))[0]
-        if torch.compiler.is_compiling():
-            return make()
         if key not in self.memo:
             with torch.inference_mode(False):
                 self.memo[key] = make()

@@ -141,6 +141,7 @@ def _traced(blocks: _Blocks, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = products(q[:, :, rows], k[:, :, keys], blocks.call.rule.scale)
         return mix(blocks.weights(scores, blocks.bound, rows, keys), v[:, :, keys])
 
+    _ = blocks.call.visibility.unmasked  # settled here: nothing outside may change within a checkpoint
     if torch.is_grad_enabled():
         parts = [checkpoint(block, rows, keys, q, k, v, use_reentrant=False) for rows, keys in blocks]
     else:
