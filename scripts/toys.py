@@ -8,8 +8,11 @@ overrides such as train.seconds=10 go to each config.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: on a busy machine spinning threads starve each other
 
 from attnlib.cli import main
 
