@@ -1,0 +1,79 @@
+"""The house: imports run only downward, the library is silent, no family is named outside its table."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "attnlib"
+FLOORS = [  # a part may import from its own line's parts no other, and from the lines below
+    {"__main__"},
+    {"cli"},
+    {"train"},
+    {"building", "inspect", "__init__"},
+    {"generate", "pretrained", "runtime"},
+    {"models"},
+    {"attention"},
+    {"nn"},
+    {"layout", "text"},
+    {"config"},
+    {"spec"},
+    {"errors"},
+]
+
+
+def modules() -> dict[str, ast.Module]:
+    return {str(p.relative_to(PACKAGE)): ast.parse(p.read_text(encoding="utf-8")) for p in PACKAGE.rglob("*.py")}
+
+
+def part_of(path: str) -> str:
+    return path.split("/")[0].removesuffix(".py")
+
+
+def floor_of(part: str) -> int:
+    return next(i for i, parts in enumerate(FLOORS) if part in parts)
+
+
+def test_imports_run_only_downward() -> None:
+    wrong = []
+    for path, tree in modules().items():
+        here = part_of(path)
+        if here == "__init__":
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("attnlib."):
+                there = (node.module or "").split(".")[1]
+                if there != here and floor_of(there) <= floor_of(here):
+                    wrong.append(f"{path} imports {node.module}")
+    assert not wrong
+
+
+def test_nothing_under_models_knows_training_yaml_or_checkpoints() -> None:
+    known = {"train", "config", "pretrained", "cli", "generate", "inspect"}
+    for path, tree in modules().items():
+        if part_of(path) in ("models", "attention", "nn"):
+            imports = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+            assert not {name.split(".")[1] for name in imports if name.startswith("attnlib.")} & known, path
+
+
+def test_no_family_is_named_outside_its_table() -> None:
+    from attnlib.pretrained.family import families
+
+    for family in families():
+        for path, tree in modules().items():
+            if part_of(path) != "pretrained":
+                tests = [ast.unparse(n.test) for n in ast.walk(tree) if isinstance(n, ast.If)]
+                assert not [t for t in tests if re.search(rf"['\"]{family.name}['\"]", t)], f"{path} branches on a family"
+
+
+def test_importing_prints_nothing_and_leaves_optional_packages_alone() -> None:
+    code = (
+        "import sys, attnlib; "
+        "late = {'tokenizers', 'matplotlib', 'rich', 'ruamel', 'transformers', 'tensorboard'} & set(sys.modules); "
+        "assert not late, late"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
