@@ -57,9 +57,9 @@ class Decoder(nn.Module):
     ) -> Output:
         layout = read_layout(ids, layout, attention_mask, embeds, state)
         x = self.embedding(ids, layout, embeds=embeds, types=types)
-        x, stream = self.stack(x, layout, state=state)
+        x, stream = self.stack(x, layout, state=state, hidden=hidden)
         logits, pooled = read_head(self.head, x, self.embedding.token.weight, layout, at, head)
-        return Output(x, logits, tuple(stream) if hidden else None, pooled)
+        return Output(x, logits, stream, pooled)
 
     def begin(
         self,

@@ -60,9 +60,9 @@ class Encoder(nn.Module):
     ) -> Output:
         layout = read_layout(ids, layout, attention_mask, embeds)
         x = self.embedding(ids, layout, embeds=embeds, types=types)
-        x, stream = self.stack(x, layout)
+        x, stream = self.stack(x, layout, hidden=hidden)
         logits, pooled = read_head(self.head, x, self.embedding.token.weight, layout, at, head)
-        return Output(x, logits, tuple(stream) if hidden else None, pooled)
+        return Output(x, logits, stream, pooled)
 
 
 class EncoderSpec(ModelSpec, kind="encoder"):

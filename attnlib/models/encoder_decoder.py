@@ -53,8 +53,8 @@ class EncoderDecoder(nn.Module):
     ) -> tuple[Output, Layout]:
         """The encoder's output over the source [B, S], and where its tokens stand."""
         layout = read_layout(ids, layout, attention_mask, embeds, name="source ids")
-        x, stream = self.encoder(self.embedding(ids, layout, embeds=embeds), layout)
-        return Output(x, hidden=tuple(stream) if hidden else None), layout
+        x, stream = self.encoder(self.embedding(ids, layout, embeds=embeds), layout, hidden=hidden)
+        return Output(x, hidden=stream), layout
 
     def forward(
         self,
@@ -76,9 +76,9 @@ class EncoderDecoder(nn.Module):
         memory = self.decoder.remember(source.last, layout)
         table = self.decoder_embedding or self.embedding
         x = table(decoder_ids, decoder_layout, embeds=decoder_embeds)
-        x, stream = self.decoder(x, decoder_layout, memory=memory)
+        x, stream = self.decoder(x, decoder_layout, memory=memory, hidden=hidden)
         logits, pooled = read_head(self.head, x, table.token.weight, decoder_layout, at, head)
-        return Output(x, logits, tuple(stream) if hidden else None, pooled, source)
+        return Output(x, logits, stream, pooled, source)
 
     def begin(
         self,

@@ -41,25 +41,33 @@ class Stack(nn.Module):
         self.checkpointing = False  # recompute each block in the backward
 
     def forward(
-        self, x: Tensor, layout: Layout, *, state: DecodingState | None = None, memory: list[Memory] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """x [B, T, M] -> the final [B, T, M] and the stream before each block and after the last."""
+        self,
+        x: Tensor,
+        layout: Layout,
+        *,
+        state: DecodingState | None = None,
+        memory: list[Memory] | None = None,
+        hidden: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """x [B, T, M] -> the final [B, T, M] and, where `hidden` asks, the stream before each block and after the last."""
         terms = () if self.bias is None else (self.bias,)
         scope = Scope(terms=terms, length=None if state is None else state.horizon, backend=self.backend)
         caches: list[LayerCache | None] = [None] * len(self.blocks)
         if state is not None:
             state.extend(layout)
             caches, memory = [*state.caches], state.memory
-        stream = [x]
+        stream = [x] if hidden else None
         for block, cache, kept in zip(self.blocks, caches, memory or [None] * len(self.blocks)):  # type: ignore[list-item]
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(_alone, block, x, layout, scope, kept, cache, use_reentrant=False)
             else:
                 x = block(x, layout, scope, memory=kept, cache=cache)
-            stream.append(x)
+            if stream is not None:
+                stream.append(x)
         if self.final_norm is not None:
             x = self.final_norm(x)
-        return F.dropout(x, self.dropout) if self.dropout and self.training else x, stream
+        x = F.dropout(x, self.dropout) if self.dropout and self.training else x
+        return x, None if stream is None else tuple(stream)
 
     def remember(self, x: Tensor, layout: Layout) -> list[Memory]:
         """What each block's cross-attention keeps of an encoder's output x [B, S, M]."""
