@@ -10,7 +10,10 @@ from oracle import MASKS, visible
 
 from attnlib.attention.backends import flex
 
-pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+]
 
 CELLS = [
     Cell("all#0", "dense", "none", "plain", 2, 6),
@@ -20,11 +23,13 @@ CELLS = [
 ]
 
 
-def run(cell: Cell, tolerance: float = 1e-9) -> None:
+def run(cell: Cell, dtype: torch.dtype = torch.float64) -> None:
     kind, _, number = cell.mask.partition("#")
     where, case = LAYOUTS[cell.layout](), MASKS[kind][int(number)]
     problem = make(cell, where, case, visible(case.sees, where.queries, where.keys))
-    check(problem, "flex", grad=False, tolerance=tolerance)
+    problem.call.rule.to(dtype)
+    problem = problem._replace(inputs=[t.detach().to(dtype) for t in problem.inputs])
+    check(problem, "flex", grad=False, tolerance=1e-9 if dtype == torch.float64 else 1e-4)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
@@ -38,5 +43,4 @@ def test_eager_flex_equals_the_oracle(cell: Cell) -> None:
 def test_compiled_flex_equals_the_oracle(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = flex._kernel(True)
     monkeypatch.setattr(flex, "_kernel", lambda cuda: compiled)
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", False)
-    run(cell, 1e-5)
+    run(cell, torch.float32)  # the compiled CPU kernel has no float64
