@@ -1,7 +1,8 @@
-"""One thread a test process, and no compiled graph carried from one test to the next."""
+"""One thread a test process, the same random numbers for each test, no compiled graph carried from one to the next."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,5 @@ torch.set_num_threads(1)
 def _same_beginning() -> Iterator[None]:
     torch.manual_seed(0)
     yield
-    dynamo = torch._dynamo if hasattr(torch, "_dynamo") else None
-    if dynamo is not None and "torch._dynamo.convert_frame" in __import__("sys").modules:
-        dynamo.reset()
+    if "torch._dynamo.convert_frame" in sys.modules:
+        torch._dynamo.reset()

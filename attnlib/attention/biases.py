@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from attnlib.layout import Coordinates
-from attnlib.spec import Spec
+from attnlib.spec import FieldError, Spec
 
 
 class ScoreTerm(nn.Module):
@@ -116,6 +116,15 @@ class T5RelativeSpec(TermSpec, kind="t5_relative"):
     buckets: int = Field(default=32, ge=4)
     max_distance: int = Field(default=128, ge=2)
     both: bool = True
+
+    @model_validator(mode="after")
+    def _reaches(self) -> Self:
+        exact = self.buckets // (4 if self.both else 2)
+        if self.max_distance <= exact:
+            raise FieldError(
+                "max_distance", str(self.max_distance), f"must be above {exact}, the distances with buckets of their own"
+            )
+        return self
 
     def build(self, *, num_heads: int, d_head: int) -> ScoreTerm:
         return T5Relative(num_heads=num_heads, buckets=self.buckets, max_distance=self.max_distance, both=self.both)

@@ -134,6 +134,8 @@ class Rotary(Spec):
         width = self.width(d_head)
         if width < 2:
             raise FieldError("rotary.fraction", str(self.fraction), f"must turn at least 2 of {d_head} channels")
+        if isinstance(self.scaling, Dynamic) and width < 4:
+            raise FieldError("rotary.scaling", f"dynamic over {width} turned channels", "must be over at least 4")
         if isinstance(self.scaling, LongRope):
             for name in ("short_factor", "long_factor"):
                 if len(getattr(self.scaling, name)) != width // 2:

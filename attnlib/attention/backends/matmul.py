@@ -25,6 +25,8 @@ class Matmul(Backend):
     def refuses(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> str | None:
         if not call.parts <= KNOWS:
             return f"matmul does not know {', '.join(sorted(call.parts - KNOWS))}"
+        if not all(term.bounded for term in call.terms):
+            return "matmul does not know terms that may say -inf"
         return None
 
     def suits(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> bool:

@@ -47,6 +47,9 @@ class SDPA(Backend):
             if mask is None:
                 mask = bias.to(q.dtype) if seen is None else bias.to(q.dtype).masked_fill(~seen, -torch.inf)
                 sight.memo[key] = mask
+        if q.is_cuda and bias is not None and mask is not None and not all(term.bounded for term in call.terms):
+            blind = (mask == -torch.inf).all(-1, keepdim=True)
+            mask = mask.masked_fill(blind, 0.0)
         out = _sdpa(q, k, v, mask, call)
         return out if blind is None else out.masked_fill(blind, 0.0)
 
