@@ -82,7 +82,8 @@ def test_dropout_drops_its_share_and_keeps_the_mean(backend: str) -> None:
     kept = dropped != 0
     assert abs(kept.float().mean().item() - (1 - share)) < 0.01
     assert torch.allclose(dropped[kept], (weights / (1 - share))[kept], atol=1e-5)
-    assert torch.allclose(dropped.mean(2), weights.mean(2), atol=0.003)
+    noise = weights.mean(2) * (share / (1 - share)) ** 0.5 / 400**0.5  # of a mean over 400 rows
+    assert ((dropped.mean(2) - weights.mean(2)).abs() < 5 * noise).all()
     assert not torch.equal(dropped, attend(q, k, eye, mask, share, backend=backend))
 
 

@@ -35,8 +35,10 @@ def spread(found: dict[str, torch.Tensor], ending: str) -> float:
     return sum(stds) / len(stds)
 
 
+ALL_ROLES = ("q", "k", "v", "out", "up", "gate", "down", "token")
+
 EXPECTED = {
-    "normal": ({"kind": "normal", "scale": 0.05}, dict.fromkeys(("q", "k", "v", "out", "up", "gate", "down", "token"), 0.05)),
+    "normal": ({"kind": "normal", "scale": 0.05}, dict.fromkeys(ALL_ROLES, 0.05)),
     "gpt2": (
         {"kind": "gpt2"},
         dict.fromkeys(("q", "k", "v", "up", "gate", "token"), 0.02)
