@@ -1,0 +1,88 @@
+"""Every figure that attnlib claims, beside its baseline, measured in turns in one run.
+
+    python scripts/benchmark.py [NAME ...] [--threads N] [--repeats N] [--seconds S] [--json FILE] [--quick] [--check]
+
+gpt2, bert, t5   decode, encode and training step beside transformers (sdpa) on the same weights
+step             one decode step of attention beside F.scaled_dot_product_attention
+chunked          memory and speed of long texts with a learned bias
+toys             the three toys beside plain torch models trained for the same time (about 7 minutes)
+import           `import attnlib` beside `import torch`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from benchmarks import calls, models, startup, toys
+from benchmarks.table import Options, Row, cells, header, table
+from benchmarks.timing import CLOCKS
+
+BENCHMARKS: dict[str, Callable[[Options], Iterator[Row]]] = {
+    "gpt2": models.gpt2,
+    "bert": models.bert,
+    "t5": models.t5,
+    "step": calls.step,
+    "chunked": calls.chunked,
+    "import": startup.startup,
+    "toys": toys.toys,
+}
+NEED_TRANSFORMERS = ("gpt2", "bert", "t5")
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print the table; exit code 1 under --check where a target is missed."""
+    asked = _parser().parse_args(arguments)
+    names = list(dict.fromkeys(asked.names)) or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"benchmark: {unknown[0]!r} is unknown, must be one of {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    repeats = asked.repeats or (2 if asked.quick else 7)
+    options = Options(threads=asked.threads, repeats=repeats, quick=asked.quick, seconds=asked.seconds, clock=asked.clock)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    print(header(options) + "\n", flush=True)
+    rows: list[Row] = []
+    for name in names:
+        if name in NEED_TRANSFORMERS and not _transformers():
+            print(f"{name}: transformers is not installed, and is the baseline (pip install transformers)", file=sys.stderr)
+            continue
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        for row in BENCHMARKS[name](options):
+            rows.append(row)
+            print(" ", *cells(row), file=sys.stderr, flush=True)
+        torch.set_num_threads(options.threads)
+    print(table(rows))
+    if asked.json is not None:
+        asked.json.write_text(json.dumps({"header": header(options), "rows": [r.as_dict() for r in rows]}, indent=2) + "\n")
+    return int(asked.check and any(row.ok is False for row in rows))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
+    parser.add_argument("--repeats", type=int, default=None, help="in turns (default 7)")
+    parser.add_argument("--seconds", type=float, default=75.0, help="of training for each model of `toys` (default 75)")
+    parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu: time of all threads, for busy machines")
+    parser.add_argument("--quick", action="store_true", help="small shapes and budgets, to see that it runs")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    return parser
+
+
+def _transformers() -> bool:
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
