@@ -6,6 +6,8 @@ attnlib.attend(q, k, v, mask=Causal() & Window(before=128))
 attnlib.generate(model, [[1, 2, 3]])
 """
 
+from typing import TYPE_CHECKING, Any
+
 from attnlib.attention.biases import ALiBi, ScoreTerm, Shaw, T5Relative
 from attnlib.attention.functional import attend
 from attnlib.attention.masks import (
@@ -33,7 +35,9 @@ from attnlib.models.encoder import Encoder
 from attnlib.models.encoder_decoder import EncoderDecoder
 from attnlib.nn.feed_forward import Dense, Gated
 from attnlib.nn.norms import LayerNorm, RMSNorm
-from attnlib.pretrained import load, save
+
+if TYPE_CHECKING:
+    from attnlib.pretrained import load, save
 
 __version__ = "0.1.0"
 
@@ -73,3 +77,13 @@ __all__ = [
     "picture",
     "save",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Checkpoints are read by those who ask for them: an import pays for what it uses."""
+    if name in ("load", "save"):
+        from attnlib import pretrained
+
+        globals()[name] = getattr(pretrained, name)
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
