@@ -139,6 +139,7 @@ class RuleCase(NamedTuple):
     scale: float = WIDTH**-0.5
     softcap: float | None = None
     normaliser: Callable[[], Normaliser] = Softmax
+    weigh: Callable[[Tensor, Tensor], Tensor] | None = None  # what the oracle does in place of a softmax
 
 
 # normaliser kind -> how one is made; its learned logit a head is called `sink` where it has one

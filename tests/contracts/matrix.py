@@ -62,7 +62,9 @@ def make(cell: Cell, where: LayoutCase, case: oracle.MaskCase, seen: Tensor) -> 
     call = AttentionCall(Visibility(case.mask, where.q, where.k, HEADS), rule)
     added = TERMS[cell.term].added(terms[0], q, where.queries, where.keys) if terms else None
     sink = getattr(normaliser, "sink", None)
-    out = oracle.attention(q, k, v, seen, scale=wanted.scale, softcap=wanted.softcap, sink=sink, added=added)
+    out = oracle.attention(
+        q, k, v, seen, scale=wanted.scale, softcap=wanted.softcap, sink=sink, added=added, weigh=wanted.weigh
+    )
     weight = torch.randn_like(out)
     grads = torch.autograd.grad((out * weight).sum(), [*inputs, *learned], allow_unused=True)
     filled = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, [*inputs, *learned])]
@@ -105,10 +107,10 @@ class Line(NamedTuple):
     reason: str
 
 
-def refusal_lines() -> list[Line]:
-    """The committed table."""
+def refusal_lines(table: str | None = None) -> list[Line]:
+    """The committed table, or another one."""
     lines = []
-    for text in (Path(__file__).parent / "refusals.txt").read_text().splitlines():
+    for text in (table or (Path(__file__).parent / "refusals.txt").read_text()).splitlines():
         if not text.strip() or text.startswith("#"):
             continue
         backend, when, reason = (part.strip() for part in text.split("|"))
@@ -133,10 +135,15 @@ def listed(lines: list[Line], backend: str, cell: Cell, *, grad: bool) -> int | 
 
 
 def run_cells(
-    backends: list[str], layout: str, masks: dict[str, oracle.MaskCase], terms: list[str], rules: list[str]
+    backends: list[str],
+    layout: str,
+    masks: dict[str, oracle.MaskCase],
+    terms: list[str],
+    rules: list[str],
+    more_refusals: str = "#",
 ) -> tuple[list[str], set[int], int]:
     """Every cell on every backend: what went wrong, which lines of the table were met, how many cells were computed."""
-    lines, wrong, met, computed = refusal_lines(), [], set(), 0
+    lines, wrong, met, computed = refusal_lines() + refusal_lines(more_refusals), [], set(), 0
     where = LAYOUTS[layout]()
     seen = {name: oracle.visible(case.sees, where.queries, where.keys) for name, case in masks.items()}
     for number, cell in enumerate(cells([*masks], layout, terms, rules)):

@@ -148,8 +148,12 @@ def attention(
     softcap: float | None = None,
     sink: Tensor | None = None,
     added: Tensor | None = None,
+    weigh: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """q [B, H, Q, D], k and v [B, G, K, *], seen [B, Q, K]: exp(s) / (exp(sink) + sum exp(s)), written out."""
+    """q [B, H, Q, D], k and v [B, G, K, *], seen [B, Q, K]: exp(s) / (exp(sink) + sum exp(s)), written out.
+
+    `weigh` replaces that by another way from scores [B, H, Q, K] and what is seen [B, 1, Q, K] to weights.
+    """
     share = q.shape[1] // k.shape[1]
     k, v = (torch.stack([t[:, h // share] for h in range(q.shape[1])], 1).double() for t in (k, v))
     scores = torch.einsum("bhqd,bhkd->bhqk", q.double(), k) * scale
@@ -157,6 +161,8 @@ def attention(
         scores = scores + added
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
+    if weigh is not None:
+        return torch.einsum("bhqk,bhkd->bhqd", weigh(scores, seen[:, None]), v)
     powers = torch.exp(scores) * seen[:, None]
     total = powers.sum(-1, keepdim=True)
     if sink is not None:
