@@ -143,7 +143,7 @@ def run_cells(
     more_refusals: str = "#",
 ) -> tuple[list[str], set[int], int]:
     """Every cell on every backend: what went wrong, which lines of the table were met, how many cells were computed."""
-    lines, wrong, met, computed = refusal_lines() + refusal_lines(more_refusals), [], set(), 0
+    lines, wrong, met, computed = refusal_lines(more_refusals) + refusal_lines(), [], set(), 0
     where = LAYOUTS[layout]()
     seen = {name: oracle.visible(case.sees, where.queries, where.keys) for name, case in masks.items()}
     for number, cell in enumerate(cells([*masks], layout, terms, rules)):
