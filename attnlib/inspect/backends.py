@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,8 +16,6 @@ from attnlib.attention.backends.choose import reference
 from attnlib.attention.backends.protocol import AttentionCall, Backend
 from attnlib.attention.visibility import Visibility
 from attnlib.inspect.subject import relative
-
-FLOOR = 1e-3  # of the largest gradient: below, a gradient is told by its absolute size
 
 
 @dataclass
@@ -30,7 +30,9 @@ class Worst:
 
 
 class BackendDoor:
-    """Stands at the door: every backend computes each call forward and backward, in `dtype`.
+    """Stands at the door: every backend computes calls forward and backward, in `dtype`.
+
+    Of calls that are alike in all but numbers, in one situation, the first two.
 
     refusals: backend -> reason -> where it was met first.
     """
@@ -39,8 +41,24 @@ class BackendDoor:
         self.dtype, self.situation = dtype, ""
         self.worst: dict[str, Worst] = {}
         self.refusals: dict[str, dict[str, str]] = {}
+        self._met: Counter[tuple[object, ...]] = Counter()
 
     def __call__(self, path: str, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, run: Callable[[], Tensor]) -> Tensor:
+        rule, sight = call.rule, call.visibility
+        kind = (
+            self.situation,
+            sight.mask,
+            call.parts,
+            rule.scale,
+            rule.softcap,
+            q.shape,
+            k.shape,
+            v.shape,
+            sight.q is sight.k,
+        )
+        self._met[kind] += 1
+        if self._met[kind] > 2:
+            return run()
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
             self._compare(f"{path}, {self.situation}", [t.detach().to(self.dtype) for t in (q, k, v)], call)
@@ -91,8 +109,8 @@ def copied(call: AttentionCall, *dtypes: torch.dtype) -> AttentionCall:
     """The call with parameters of its own, rounded to one dtype after another, without dropout."""
     rule, shared = copy.deepcopy((call.rule, [t for t in call.terms if not any(t is own for own in call.rule.terms)]))
     for dtype in dtypes:
-        rule = rule.to(dtype)
-        shared = [term.to(dtype) for term in shared]
+        rule = rule.to(dtype).requires_grad_()
+        shared = [term.to(dtype).requires_grad_() for term in shared]
     sight = call.visibility
     return AttentionCall(Visibility(sight.mask, sight.q, sight.k, sight.heads), rule, 0.0, tuple(shared))
 
@@ -117,11 +135,11 @@ def _gradients(out: Tensor, leaves: list[Tensor], weights: Tensor) -> list[Tenso
 
 
 def _gradient_error(ours: list[Tensor | None], theirs: list[Tensor | None]) -> float:
-    sizes = [0.0 if t is None else float(t.abs().max()) for t in theirs]
-    worst, least = 0.0, FLOOR * max(sizes, default=0.0)
-    for a, b, size in zip(ours, theirs, sizes, strict=True):
-        if b is None:
-            b = None if a is None else torch.zeros_like(a)
-        if b is not None:
-            worst = max(worst, relative(torch.zeros_like(b) if a is None else a, b, max(size, least)))
+    """Over the largest gradient of the call: one that cancels to nothing is all rounding in any kernel."""
+    scale = max((float(t.abs().max()) for t in theirs if t is not None and t.numel()), default=0.0)
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        if a is not None or b is not None:
+            one, other = (t if t is not None else torch.zeros_like(cast(Tensor, o)) for t, o in ((a, b), (b, a)))
+            worst = max(worst, relative(one, other, scale))
     return worst

@@ -159,7 +159,7 @@ class Subject:
 def drawn(spec: ModelSpec, *, seed: int, device: torch.device, dtype: torch.dtype) -> Any:
     """The model of a spec with every parameter random: nothing is zero, and scores are of order one."""
     made = torch.Generator().manual_seed(seed)
-    model: Any = spec.build().eval()
+    model: Any = spec.build().eval().requires_grad_(False)
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=made)
         if p.dim() < 2:
