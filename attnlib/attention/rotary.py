@@ -14,6 +14,8 @@ from attnlib.layout import Layout
 from attnlib.spec import FieldError, Spec
 
 Turn = tuple[Tensor, Tensor]  # cos and sin, [B|1, 1, T, R/2] each
+Lengths = int | tuple[int, ...]  # of every text, or of the text of each row
+Spans = tuple[tuple[int, int, int, int], ...]
 
 
 class Scaling(Spec, slot="rotary_scaling"):
@@ -150,26 +152,47 @@ class Rotary(Spec):
         """Channels that are turned."""
         return int(d_head * self.fraction) // 2 * 2
 
-    def table(self, layout: Layout, d_head: int, dtype: torch.dtype, length: int | None = None) -> Turn:
-        """cos and sin [B|1, 1, T, R/2] at the layout's encoding positions, made once a layout."""
-        if self.reads_length and length is None:
-            length = layout.extent
-            if length is None:
-                raise LayoutError("rotary.scaling", "the length of this layout is not known to the host",
-                                  "give layouts made by Layout.dense, from_lengths, from_mask or packed")  # fmt: skip
-        key = ("rotary", self, d_head, dtype, length if self.reads_length else None)
-        table: Turn = layout.once(key, lambda: self._table(layout, d_head, dtype, length or 0))
+    def table(self, layout: Layout, d_head: int, dtype: torch.dtype, lengths: Lengths | None = None) -> Turn:
+        """cos and sin [B|1, 1, T, R/2] at the layout's encoding positions, made once a layout.
+
+        `lengths`: the final length of every text, or one for each row, where a cache will see more than this layout.
+        """
+        spans = self._spans(layout, lengths) if self.reads_length else ()
+        key = ("rotary", self, d_head, dtype, spans)
+        table: Turn = layout.once(key, lambda: self._table(layout, d_head, dtype, spans))
         return table
 
-    def _table(self, layout: Layout, d_head: int, dtype: torch.dtype, length: int) -> Turn:
-        width = self.width(d_head)
-        if self.scaling is None:
-            frequencies, factor = inverse_frequencies(width, self.base), 1.0
-        else:
-            frequencies, factor = self.scaling.frequencies(width, self.base, length)
+    def _spans(self, layout: Layout, lengths: Lengths | None) -> Spans:
+        """(row, first column, columns, final length) of every text, so that none depends on its neighbours."""
+        rows = range(layout.batch)
+        if isinstance(lengths, tuple):
+            return tuple((row, 0, layout.tokens, lengths[row]) for row in rows)
+        if lengths is None and layout.runs is not None:
+            return tuple((*run, run[2]) for run in layout.runs)
+        lengths = layout.extent if lengths is None else lengths
+        if lengths is None:
+            raise LayoutError("rotary.scaling", "the length of this layout is not known to the host",
+                              "give layouts made by Layout.dense, from_lengths, from_mask or packed")  # fmt: skip
+        return tuple((row, 0, layout.tokens, lengths) for row in rows)
+
+    def _table(self, layout: Layout, d_head: int, dtype: torch.dtype, spans: Spans) -> Turn:
         at = layout.encoding[:1] if layout.is_dense and layout.encoded_at is None else layout.encoding
         exact = torch.promote_types(dtype, torch.float32)
+        if self.scaling is None:
+            frequencies, factor = inverse_frequencies(self.width(d_head), self.base), torch.ones(())
+        else:
+            known = sorted({length for *_, length in spans}) or [0]
+            made = [self.scaling.frequencies(self.width(d_head), self.base, length) for length in known]
+            frequencies, factor = made[0][0], torch.tensor(made[0][1], dtype=torch.float64)
+            if len(known) > 1:  # texts of unlike lengths are turned unlike
+                which = torch.zeros(layout.batch, layout.tokens, dtype=torch.long)
+                for row, first, columns, length in spans:
+                    which[row, first : first + columns] = known.index(length)
+                at = layout.encoding
+                frequencies = torch.stack([each for each, _ in made])[which][:, None]  # [B, 1, T, R/2]
+                factor = torch.tensor([each for _, each in made], dtype=torch.float64)[which][:, None, :, None]
         angles = at[:, None, :, None].to(exact) * frequencies.to(at.device, exact)
+        factor = factor.to(at.device, exact)
         return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
 
     def turn(self, x: Tensor, table: Turn) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.biases import ScoreTerm
 from attnlib.attention.masks import Mask
+from attnlib.attention.rotary import Lengths
 from attnlib.attention.visibility import Visibility
 from attnlib.layout import Layout
 
@@ -39,18 +40,18 @@ def standing_at_the_door(door: Door) -> Iterator[None]:
 
 
 class Scope:
-    """One forward: visibilities made once a pattern, the terms a stack shares, the length rotary is scaled for."""
+    """One forward: visibilities made once a pattern, the terms a stack shares, the lengths rotary is scaled for."""
 
-    __slots__ = ("backend", "door", "length", "sights", "terms")
+    __slots__ = ("backend", "door", "lengths", "sights", "terms")
 
-    def __init__(self, *, terms: tuple[ScoreTerm, ...] = (), length: int | None = None, backend: str = "auto") -> None:
-        self.terms, self.length, self.backend = terms, length, backend
+    def __init__(self, *, terms: tuple[ScoreTerm, ...] = (), lengths: Lengths | None = None, backend: str = "auto") -> None:
+        self.terms, self.lengths, self.backend = terms, lengths, backend
         self.sights: list[Visibility] = []
         self.door = self.open_door()
 
     def fresh(self) -> Scope:
         """The same forward with nothing made yet: what is recomputed must find what it found the first time."""
-        new = Scope(terms=self.terms, length=self.length, backend=self.backend)
+        new = Scope(terms=self.terms, lengths=self.lengths, backend=self.backend)
         new.door = self.door
         return new
 

@@ -129,7 +129,7 @@ class SoftmaxAttention(nn.Module):
         device = x.device.type
         mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if mixed else x.dtype
-        return self.rotary.table(layout, self.d_head, dtype, scope.length)
+        return self.rotary.table(layout, self.d_head, dtype, scope.lengths)
 
     def _heads(self, flat: Tensor, heads: int, norm: nn.Module, turn: Turn | None) -> Tensor:
         """[B, T, heads * D] -> [B, heads, T, D], normed and turned."""

@@ -184,6 +184,7 @@ def begin(job: Job) -> tuple[Any, Tensor]:
     """A state with every prompt in it and the logits of what follows, [B, V]; the source is encoded once."""
     width = max(len(row) for row in job.rows)
     state = begin_state(job.model, job.sources, len(job.rows), job.options.cache, width + job.options.max_new_tokens)
+    state.horizon = tuple(len(row) + job.options.max_new_tokens for row in job.rows)  # a row scales as if alone
     logits = torch.empty(0)
     for ids, layout, _ in blocks(job.rows, "left", job.options.prefill_chunk or width, device_of(job.model)):
         logits = job.model.step(ids, layout, state, at=slice(-1, None))

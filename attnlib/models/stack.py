@@ -51,7 +51,7 @@ class Stack(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """x [B, T, M] -> the final [B, T, M] and, where `hidden` asks, the stream before each block and after the last."""
         terms = () if self.bias is None else (self.bias,)
-        scope = Scope(terms=terms, length=None if state is None else state.horizon, backend=self.backend)
+        scope = Scope(terms=terms, lengths=None if state is None else state.horizon, backend=self.backend)
         caches: list[LayerCache | None] = [None] * len(self.blocks)
         if state is not None:
             state.extend(layout)

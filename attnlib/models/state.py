@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from attnlib.attention.caches import LayerCache, Memory, Slots
+from attnlib.attention.rotary import Lengths
 from attnlib.errors import LayoutError
 from attnlib.layout import Layout
 
-_Saved = tuple[list[object], tuple[int, ...], int, list[Memory] | None]
+_Saved = tuple[list[object], tuple[int, ...], int, list[Memory] | None, Lengths | None]
 
 
 class DecodingState:
@@ -32,7 +33,7 @@ class DecodingState:
         self.capacity, self.fixed_shapes, self.device = capacity, fixed_shapes, device
         self.lengths: tuple[int, ...] = (0,) * batch  # real tokens so far, a row
         self._counted = 0  # columns taken, pads included
-        self.horizon: int | None = capacity  # what length-dependent rotary is scaled for
+        self.horizon: Lengths | None = capacity  # final lengths, which some rotary scalings are fixed for at once
 
     @property
     def batch(self) -> int:
@@ -80,14 +81,16 @@ class DecodingState:
         if self.memory is not None:
             self.memory = [kept.select(rows) for kept in self.memory]
         self.lengths = tuple(self.lengths[row] for row in rows.tolist())
+        if isinstance(self.horizon, tuple):
+            self.horizon = tuple(self.horizon[row] for row in rows.tolist())
 
     def save(self) -> object:
         """A point to come back to."""
-        return ([part.save() for part in self._parts()], self.lengths, self._columns(), self.memory)
+        return ([part.save() for part in self._parts()], self.lengths, self._columns(), self.memory, self.horizon)
 
     def restore(self, saved: object) -> None:
         """Come back to a saved point, as often as wanted."""
-        parts, self.lengths, self._counted, self.memory = cast(_Saved, saved)
+        parts, self.lengths, self._counted, self.memory, self.horizon = cast(_Saved, saved)
         for part, kept in zip(self._parts(), parts):
             part.restore(kept)
 
