@@ -59,21 +59,32 @@ def main(arguments: list[str]) -> int:
         torch.set_num_threads(options.threads)
     print(table(rows))
     if asked.json is not None:
-        asked.json.write_text(json.dumps({"header": header(options), "rows": [r.as_dict() for r in rows]}, indent=2) + "\n")
+        figures = {"header": header(options), "rows": [row.as_dict() for row in rows]}
+        try:
+            asked.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            print(f"benchmark: {asked.json} cannot be written: {error.strerror}", file=sys.stderr)
+            return 2
     return int(asked.check and any(row.ok is False for row in rows))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(BENCHMARKS)}; all by default")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
-    parser.add_argument("--repeats", type=int, default=None, help="in turns (default 7)")
+    parser.add_argument("--threads", type=_positive, default=2, help="of torch (default 2)")
+    parser.add_argument("--repeats", type=_positive, default=None, help="in turns (default 7)")
     parser.add_argument("--seconds", type=float, default=75.0, help="of training for each model of `toys` (default 75)")
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu: time of all threads, for busy machines")
     parser.add_argument("--quick", action="store_true", help="small shapes and budgets, to see that it runs")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no count, must be at least 1")
+    return int(text)
 
 
 def _transformers() -> bool:
