@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from attnlib.layout import Layout
 from attnlib.nn.embeddings import Sinusoidal
 from attnlib.nn.feed_forward import Dense, Gated
-from attnlib.nn.norms import LayerNorm, RMSNorm
+from attnlib.nn.norms import LayerNorm, LayerNormSpec, RMSNorm, RMSNormSpec
 
 
 def drawn(module: nn.Module) -> nn.Module:
@@ -37,6 +37,11 @@ def test_rms_norm_is_its_formula(eps: float) -> None:
     assert torch.allclose(ours.float()(x.float()).double(), scaled * ours.weight.double(), rtol=1e-5)
     shifted = drawn(RMSNorm(7, eps=eps, unit_offset=True)).double()
     assert torch.allclose(shifted(x), scaled * (1 + shifted.weight))
+
+
+def test_defaults_are_those_of_the_field() -> None:
+    assert LayerNorm(3).eps == LayerNormSpec().eps == 1e-5
+    assert RMSNorm(3).eps == RMSNormSpec().eps == 1e-6
 
 
 def test_half_precision_norms_round_as_the_published_models_do() -> None:
