@@ -12,7 +12,8 @@ class AttnlibError(ValueError):
     def __init__(self, path: str, fact: str, wish: str = "", hint: str = "") -> None:
         self.path, self.fact, self.wish, self.hint = path, fact, wish, hint
         text = ", ".join(part for part in (fact, wish) if part)
-        super().__init__(f"{path}: {text}" + (f" ({hint})" if hint else ""))
+        line = f"{path}: {text}" + (f" ({hint})" if hint else "")
+        super().__init__(line if line.isprintable() else _one_line(line))
 
     def __reduce__(self) -> tuple[type[AttnlibError], tuple[str, str, str, str]]:
         return type(self), (self.path, self.fact, self.wish, self.hint)
@@ -40,6 +41,11 @@ class DataError(AttnlibError):
 
 class UsageError(AttnlibError):
     """A call or a command line that asks for something that is not there."""
+
+
+def _one_line(text: str) -> str:
+    """Line ends and control characters, as a file's name may hold them, written as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def nearest(name: str, among: Iterable[str]) -> str:

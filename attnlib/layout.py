@@ -115,6 +115,8 @@ class Layout:
         found = _interned.get(key)
         if found is not None:
             return found
+        if batch < 0 or tokens < 0 or start < 0:
+            raise LayoutError("layout", f"batch {batch}, tokens {tokens}, start {start}", "none may be below 0")
         made = _dense(batch, tokens, start, where)
         if type(made.positions) is Tensor:  # never keep a fake tensor beyond its mode
             with _lock:
@@ -138,6 +140,8 @@ class Layout:
         starts = [0] * len(lengths) if starts is None else [int(s) for s in starts]
         if side not in ("left", "right"):
             raise LayoutError("layout.side", f"is {side!r}", "must be 'left' or 'right'")
+        if len(starts) != len(lengths) or any(s < 0 for s in starts):
+            raise LayoutError("layout.starts", f"{starts} for {len(lengths)} rows", "must be one position >= 0 a row")
         if any(n < 0 or n > tokens for n in lengths):
             raise LayoutError("layout.lengths", f"{lengths} in {tokens} columns", f"each must lie in 0..{tokens}")
         if all(n == tokens for n in lengths) and len(set(starts)) <= 1:
@@ -170,7 +174,11 @@ class Layout:
             raise LayoutError("attention_mask", f"has shape {tuple(attention_mask.shape)}", "must be [batch, tokens]",
                               "a mask over pairs goes to attend(mask=...)")  # fmt: skip
         batch, tokens = attention_mask.shape
-        real = attention_mask.detach().to("cpu") != 0
+        host = attention_mask.detach().to("cpu")
+        real = host != 0
+        if host.dtype != torch.bool and not torch.equal(real.to(host.dtype), host):
+            raise LayoutError("attention_mask", "holds other values than 0 and 1", "must be 1 (token) or 0 (none)",
+                              "a mask that is added to scores goes to attend(attn_mask=...)")  # fmt: skip
         if bool(real.all()):
             return Layout.dense(batch, tokens, device=attention_mask.device)
         runs: list[tuple[int, int, int]] = []
@@ -253,7 +261,7 @@ class Layout:
 
     def coordinates(self, side: str, columns: slice = slice(None), heads: int = 1) -> Coordinates:
         """Broadcastable coordinates: "q" gives [B|1, 1, T, 1], "k" gives [B|1, 1, 1, T]; head is [1, H, 1, 1]."""
-        rows, batch = (slice(0, 1), 1) if self.is_dense else (slice(None), self.batch)
+        rows, batch = (slice(0, 1), min(1, self.batch)) if self.is_dense else (slice(None), self.batch)
         tokens = self.tokens_in(columns)
         shape = (batch, 1, tokens, 1) if side == "q" else (batch, 1, 1, tokens)
         zero = self.positions.new_zeros(1, 1, 1, 1)

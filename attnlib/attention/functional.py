@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -65,6 +66,7 @@ def attend(
     if bare and not isinstance(mask, Tensor) and not torch.compiler.is_compiling():
         return _plain(q, k, v, mask, dropout_p, is_causal, scale, softcap, backend)
     _check(q, k, v)
+    _check_choices(dropout_p, scale, softcap)
     pattern, given = _pattern(mask, is_causal, q, k)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     own_parts = normaliser is not None or terms or given or torch.compiler.is_compiling()
@@ -103,11 +105,12 @@ def _plain(
     name: str,
 ) -> Tensor:
     """Dense and without parts of its own: all that does not read values is decided once for each kind of call."""
-    key = (q.shape, k.shape, v.shape, q.dtype, q.device, mask, dropout, causal, scale, softcap, name,
+    key = (q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, mask, dropout, causal, scale, softcap, name,
            torch.is_grad_enabled(), q.requires_grad, k.requires_grad, v.requires_grad)  # fmt: skip
     found = _recent.get(key)
     if found is None:
         _check(q, k, v)
+        _check_choices(dropout, scale, softcap)
         rule = _rule(q.shape[-1] ** -0.5 if scale is None else scale, softcap)
         own = Layout.dense(q.shape[0], q.shape[2], device=q.device)
         keys = own if k.shape[2] == q.shape[2] else Layout.dense(k.shape[0], k.shape[2], device=k.device)
@@ -132,6 +135,8 @@ def _pattern(mask: Mask | Tensor | None, is_causal: bool, q: Tensor, k: Tensor) 
     """The mask as a pattern, and as a term what a float tensor adds."""
     terms: list[ScoreTerm] = []
     if isinstance(mask, Tensor):
+        if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
+            raise LayoutError("attn_mask", f"is {mask.dtype}", "must be bool (true where seen) or a float that is added")
         table = _table(mask, q, k)
         if mask.dtype != torch.bool:
             mask, terms = None, [GivenBias(table)]
@@ -139,6 +144,8 @@ def _pattern(mask: Mask | Tensor | None, is_causal: bool, q: Tensor, k: Tensor) 
             mask, terms = None, [GivenBias(torch.zeros_like(table, dtype=q.dtype).masked_fill(~table, -torch.inf))]
         else:
             mask = Given(table)
+    elif mask is not None and not isinstance(mask, Mask):
+        raise UsageError("mask", f"is {mask!r:.40}", "must be a mask such as Causal(), or a tensor")
     if mask is None:
         return _CAUSAL if is_causal else _EVERYTHING, terms
     return mask & _CAUSAL if is_causal else mask, terms
@@ -154,6 +161,12 @@ def _table(mask: Tensor, q: Tensor, k: Tensor) -> Tensor:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if not q.dtype.is_floating_point or k.dtype != q.dtype or v.dtype != q.dtype:
+        raise LayoutError("attend", f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}", "must be floats of one dtype")
+    if k.device != q.device or v.device != q.device:
+        raise LayoutError("attend", f"q, k and v are on {q.device}, {k.device} and {v.device}", "must be on one device")
+    if not q.shape[3]:
+        raise LayoutError("attend", f"q has shape {tuple(q.shape)}", "heads must be at least 1 wide")
     shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     if k.dim() != 4 or v.dim() != 4 or q.shape[0] != k.shape[0] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
         raise LayoutError("attend", shapes, "must be [B, H, Q, D], [B, G, K, D] and [B, G, K, Dv]")
@@ -161,7 +174,18 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise LayoutError("attend", shapes, f"key-value heads ({k.shape[1]}) must divide query heads ({q.shape[1]})")
 
 
+def _check_choices(dropout: float, scale: float | None, softcap: float | None) -> None:
+    if not 0 <= dropout <= 1:
+        raise UsageError("dropout_p", f"is {dropout}", "must lie in 0..1")
+    if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
+        raise UsageError("scale", f"is {scale!r}", "must be a finite number")
+    if softcap is not None and not softcap > 0:
+        raise UsageError("softcap", f"is {softcap}", "must be above 0")
+
+
 def _check_layout(name: str, layout: Layout, x: Tensor) -> None:
+    if not isinstance(layout, Layout):
+        raise LayoutError(name, f"is {layout!r:.40}", "must be a Layout")
     if (layout.batch, layout.tokens) != (x.shape[0], x.shape[2]):
         raise LayoutError(name, f"is for {(layout.batch, layout.tokens)}", f"the tensor has {(x.shape[0], x.shape[2])}")
 

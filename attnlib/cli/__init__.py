@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if _out_of_memory(error):
             return _refused(f"{args.command}: not enough memory, wish a smaller model, batch or text", 2)
+        if _overflow(error):
+            return _refused(f"{args.command}: a number is too large to count with, wish smaller sizes and numbers", 2)
         return _bug(args.command, error)
 
 
@@ -75,6 +77,13 @@ def _out_of_memory(error: Exception) -> bool:
         return True
     return isinstance(error, RuntimeError) and any(
         words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory")
+    )
+
+
+def _overflow(error: Exception) -> bool:
+    """Sizes and numbers that fit no machine word: Python's and torch's ways to say so."""
+    return isinstance(error, OverflowError) or any(
+        words in str(error) for words in ("Overflow when unpacking", "Storage size calculation overflowed")
     )
 
 

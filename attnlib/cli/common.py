@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from attnlib.errors import CheckpointError, SpecError, UsageError
+from attnlib.errors import CheckpointError, SpecError, UsageError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +40,9 @@ def overrides_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def count(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    """A whole number of at least 1 that a tensor's size can be, for argparse."""
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from 1 to 10^18")
     return int(text)
 
 
@@ -125,12 +125,23 @@ def read_model(name: str, overrides: Sequence[str] = (), *, layers: int | None =
 
     tree, marks, _ = read_config(name, overrides)
     if "model" not in tree:
-        from attnlib.errors import nearest
-
         near = [key for key in tree if nearest(str(key), ["model"])]
         raise SpecError(name, "no section model", "wish model: {kind: ...}", f"is {near[0]!r} it?" if near else "")
+    _known_sections(tree, marks)
     spec: ModelSpec = read(ModelSpec, tree["model"], path="model", marks=marks)
     return spec if layers is None else shortened(spec, layers)
+
+
+def _known_sections(tree: dict[str, Any], marks: Marks) -> None:
+    """Refuse a section that no config has, which may be a misspelt one."""
+    from attnlib.spec.base import keys_of
+    from attnlib.spec.places import PlacedError
+    from attnlib.train import Config
+
+    known = keys_of(Config)
+    for key in (key for key in tree if key not in known):
+        raise PlacedError((str(key),), "unknown section", f"wish one of {', '.join(known)}", nearest(str(key), known),
+                          mark=marks.at((key,), key=True))  # fmt: skip
 
 
 def read_runtime(name: str, overrides: Sequence[str] = ()) -> RuntimeSpec:

@@ -125,7 +125,7 @@ def _find(name: str, folder: Path = Path()) -> Path:
     if name.removesuffix(".yml").removesuffix(".yaml") in known:
         return config_path(name)
     if found:
-        raise SpecError(ascii(name)[1:-1], "a folder", "wish a file")
+        raise SpecError(ascii(name)[1:-1] or "config", "a folder" if name else "an empty name", "wish a file")
     near = nearest(Path(name).name, _neighbours(folder / name)) or nearest(name, known)
     raise SpecError(ascii(name)[1:-1], f"no such file {name!a}", "wish a config file or a bundled name", near)
 

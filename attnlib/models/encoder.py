@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
+import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from attnlib.errors import LayoutError
 from attnlib.layout import Layout
 from attnlib.models.heads import Head, HeadSpec, NoHeadSpec, PooledHead
 from attnlib.models.output import Output, read_layout
@@ -30,6 +32,8 @@ def read_head(
     if isinstance(at, slice):
         x = x[:, at]
     elif at is not None:
+        if at.dtype == torch.bool and at.shape != x.shape[:2]:
+            raise LayoutError("at", f"has shape {tuple(at.shape)}", f"must be a slice, or a bool {tuple(x.shape[:2])}")
         x = x[at]
     return head(x, table, layout), None
 

@@ -82,6 +82,8 @@ class Stack(nn.Module):
             raise UsageError("cache", f"is {cache!r}", "must be growing, static or rolling")
         if cache == "static" and capacity is None:
             raise UsageError("cache", "is static without a capacity", "give capacity=prompt + new tokens")
+        if batch < 0 or (capacity is not None and capacity < 0):
+            raise UsageError("cache", f"is for batch {batch}, capacity {capacity}", "must be at least 0")
         slots: dict[Retention | None, Slots] = {}
         caches: list[LayerCache] = []
         for block in self.blocks:

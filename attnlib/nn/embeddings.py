@@ -112,6 +112,8 @@ class Embedding(nn.Module):
         if ids is not None:
             embeds = _rows(self.token.weight, ids, "ids")
         assert embeds is not None
+        if embeds.shape[-1] != self.token.weight.shape[1]:
+            raise LayoutError("embeds", f"are {embeds.shape[-1]} wide", f"must be {self.token.weight.shape[1]}")
         x = embeds if self.scale == 1.0 else embeds * torch.tensor(self.scale, dtype=embeds.dtype)
         if self.position is not None:
             x = x + self.position(layout).to(x.dtype)

@@ -79,7 +79,8 @@ def type_words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return f"a mapping, each value {type_words(args[1])}"
     if is_spec(annotation):
         return spec_words(annotation)
-    return _LEAVES.get(annotation, getattr(annotation, "__name__", "a value")) + _bounds(metadata)
+    words = _LEAVES.get(annotation, getattr(annotation, "__name__", "a value"))
+    return words + _bounds(metadata, " long" if annotation is str else "")
 
 
 def _tuple_words(args: tuple[Any, ...]) -> str:
@@ -102,9 +103,9 @@ def _bounds(metadata: Iterable[Any], unit: str = "") -> str:
     for m in metadata:
         found += [f"{sign} {getattr(m, name)}" for name, sign in _BOUNDS if getattr(m, name, None) is not None]
         if (low := getattr(m, "min_length", None)) is not None and low > 0:
-            found.append(f">= {low} long")
+            found.append(f">= {low}")
         if (high := getattr(m, "max_length", None)) is not None:
-            found.append(f"<= {high} long")
+            found.append(f"<= {high}")
         if (step := getattr(m, "multiple_of", None)) is not None:
             found.append(f"a multiple of {step}")
         if (pattern := getattr(m, "pattern", None)) is not None:

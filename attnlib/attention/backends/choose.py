@@ -14,9 +14,9 @@ __all__ = ["backend_named", "choose", "chunked", "flex", "matmul", "reference", 
 def backend_named(name: str) -> Backend:
     """The backend of that name, or an error with the names there are."""
     known = Backend.known()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise BackendError("attention backend", f"{name!r} is unknown", f"must be auto or one of {', '.join(known)}",
-                           nearest(name, known))  # fmt: skip
+                           nearest(str(name), known))  # fmt: skip
     return known[name]
 
 

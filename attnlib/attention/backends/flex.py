@@ -25,6 +25,8 @@ class Flex(Backend):
     def refuses(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> str | None:
         if not call.parts <= KNOWS:
             return f"flex_attention does not know {', '.join(sorted(call.parts - KNOWS))}"
+        if 0 in (q.shape[0], q.shape[2], k.shape[2]):
+            return "flex_attention makes no mask of nothing"
         if call.dropout:
             return "flex_attention has no dropout"
         if q.device.type == "cpu" and torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
