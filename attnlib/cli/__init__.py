@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(sys.argv[1:] if argv is None else list(argv))
     try:
         code: int = importlib.import_module(f"attnlib.cli.{args.command}").run(args)
-        sys.stdout.flush()
+        print(end="", flush=True)  # a closed stdout is None, which print takes
         return code
     except AttnlibError as error:
         return _refused(str(error), getattr(error, "exit_code", 2))

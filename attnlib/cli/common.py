@@ -64,13 +64,14 @@ def find_device(name: str | None) -> torch.device:
 
 
 def open_model(args: argparse.Namespace) -> Loaded:
-    """The model that `args.model` names, on the device and in the dtype asked for."""
+    """The model that `args.model` names, on the device and in the dtype asked for; where a manifest lies, bytes compared."""
     import torch
 
     from attnlib.pretrained import load
 
     folder, device = model_folder(args.model), find_device(args.device)
-    return Loaded(load(folder, device=device, dtype=getattr(torch, args.dtype or "float32")), folder, device)
+    dtype, whole = getattr(torch, args.dtype or "float32"), (folder / "manifest.json").exists()
+    return Loaded(load(folder, device=device, dtype=dtype, verify=whole), folder, device)
 
 
 def model_folder(name: str) -> Path:

@@ -17,6 +17,8 @@ def write_whole(path: str | Path, data: bytes) -> None:
     A link is followed, the permissions of a file that was there are kept. Raises UsageError when the folder is missing
     or closed, the disk is full, or `path` is not a plain file; nothing is left behind then.
     """
+    if not str(path):
+        raise UsageError("output", "has an empty name", "wanted the name of a file to write")
     target = Path(os.path.realpath(path))
     temporary = target.parent / f".{target.name[:64]}.{secrets.token_hex(6)}.part"
     made = False

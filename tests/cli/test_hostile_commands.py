@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from attnlib.cli import main
+from attnlib.cli.common import model_folder
 
 HUGE = "9" * 20
 
@@ -51,3 +54,27 @@ def test_sampling_numbers_beyond_a_machine_word_are_refused(
     refused(capsys, "generate", runs["gpt"], "--prompt", "a", "--num-beams", HUGE)
     with pytest.raises(SystemExit):
         main(["generate", str(runs["gpt"]), "--prompt", "a", "--max-new-tokens", HUGE])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
+def test_a_flipped_bit_in_a_model_is_told_by_every_command(
+    name: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(model_folder(str(runs["gpt"])), tmp_path / "model"))
+    whole = bytearray((folder / name).read_bytes())
+    whole[-9] ^= 1
+    (folder / name).write_bytes(whole)
+    for argv in (["generate", folder, "--prompt", "a"], ["score", folder, "ab"], ["evaluate", folder],
+                 ["attend", folder, "ab", "--html", tmp_path / "x.html"]):  # fmt: skip
+        assert str(folder) in refused(capsys, *argv)
+    assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("kind", ["--html", "--png"])
+def test_an_empty_output_name_is_refused(kind: str, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "empty name" in refused(capsys, "attend", runs["gpt"], "ab", kind, "")
+
+
+def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["schema"]) == 0
