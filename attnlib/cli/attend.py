@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from attnlib.cli.common import Loaded, model_argument, open_model, read_input, runtime_arguments, source_ids
+from attnlib.cli.common import Loaded, count, model_argument, open_model, read_input, runtime_arguments, source_ids
 
 if TYPE_CHECKING:
     from attnlib.text.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="of a generated target (default: 64)")
     parser.add_argument("--paths", default="*", metavar="PATTERN", help="which attentions, such as 'decoder.*.cross'")
     parser.add_argument("--layers", metavar="LIST", help="which layers, such as 0,2-4")
-    parser.add_argument("--heads", type=int, default=8, metavar="N", help="most heads in the picture (default: 8)")
+    parser.add_argument("--heads", type=count, default=8, metavar="N", help="most heads in the picture (default: 8)")
     parser.add_argument("--title", help="default: the text")
     runtime_arguments(parser)
 
@@ -68,10 +68,14 @@ def numbers(text: str) -> set[int]:
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not _layer(first) or (dash and not _layer(last)):
             raise UsageError("--layers", f"{part!r} is no layer", "wish numbers and ranges such as 0,2-4")
         found |= set(range(int(first), int(last if dash else first) + 1))
     return found
+
+
+def _layer(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 6
 
 
 def _ids(args: argparse.Namespace, loaded: Loaded, tokenizer: Tokenizer) -> tuple[list[int], list[int] | None]:

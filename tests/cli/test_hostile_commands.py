@@ -78,3 +78,10 @@ def test_an_empty_output_name_is_refused(kind: str, runs: dict[str, Path], capsy
 def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     assert main(["schema"]) == 0
+
+
+@pytest.mark.parametrize("layers", ["0-99999999999999", "²", "", "-1"])
+def test_layers_that_cannot_be_are_refused_before_they_fill_the_memory(
+    layers: str, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "is no layer" in refused(capsys, "attend", runs["gpt"], "ab", "--html", "x.html", f"--layers={layers}")
