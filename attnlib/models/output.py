@@ -51,6 +51,9 @@ def read_layout(
         raise LayoutError(name, f"are {ids.dtype}", "must be integers")
     if layout is not None and attention_mask is not None:
         raise LayoutError("attention_mask", "is given beside a layout", "give one of them")
+    if attention_mask is not None and state is not None:
+        raise LayoutError("attention_mask", "is given beside a state", "give a layout to step",
+                          "Layout.from_lengths(lengths, tokens, side=..., starts=state.lengths)")  # fmt: skip
     if layout is None and attention_mask is not None:
         layout = Layout.from_mask(attention_mask)
     if layout is None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from toys import CAUSAL, PAIRS, build, ids, laid, near, texts
 
+from attnlib.errors import LayoutError
 from attnlib.layout import Layout
 
 CACHES = ["growing", "static", "rolling"]
@@ -141,14 +142,23 @@ def test_cross_attention_reads_the_source_once() -> None:
 
 @torch.no_grad()
 def test_static_cache_refuses_what_does_not_fit() -> None:
-    from attnlib.errors import LayoutError
-
     model = build("llama")
     state = model.begin(batch=1, cache="static", capacity=4)
     model.step(ids(1, 3), None, state)
     with pytest.raises(LayoutError, match="5 columns, capacity is 4"):
         model.step(ids(1, 2), None, state)
     assert state.lengths == (3,)
+
+
+@torch.no_grad()
+def test_forward_with_a_state_is_a_step_and_takes_no_plain_mask() -> None:
+    model, table = build("llama"), ids(2, 5)
+    state = model.begin(batch=2)
+    model(table[:, :3], state=state)
+    assert state.lengths == (3, 3)
+    near(model(table[:, 3:], state=state).logits, model(table).logits[:, 3:])
+    with pytest.raises(LayoutError, match="starts=state"):
+        model(table, attention_mask=torch.ones(2, 5), state=state)
 
 
 @torch.no_grad()

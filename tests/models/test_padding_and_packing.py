@@ -82,6 +82,20 @@ def test_pads_give_and_get_no_gradient(name: str) -> None:
     assert not embeds.grad[mask == 0].any() and embeds.grad[mask > 0].abs().sum(-1).all()
 
 
+@pytest.mark.parametrize("name", ["dynamic", "longrope"])
+def test_rotary_scales_each_text_by_its_own_length(name: str) -> None:
+    """Past the original length (16) too: a long text beside a short one changes nothing of the short one."""
+    model = build(name)
+    rows = texts((20, 3, 18), 4)
+    for side in ("left", "right"):
+        table, mask, layout = laid(rows, side)
+        last = model(table, layout).last
+        for i, row in enumerate(rows):
+            near(last[i][mask[i] > 0], model(row[None]).last[0])
+    packed = model(torch.cat(rows[:2])[None], Layout.packed([[20, 3]])).last[0]
+    near(packed, torch.cat([model(row[None]).last[0] for row in rows[:2]]))
+
+
 def test_an_empty_row_stays_finite_and_disturbs_nobody() -> None:
     model = build("llama")
     out = model(ids(2, 4), Layout.from_lengths([4, 0], 4))
