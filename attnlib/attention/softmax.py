@@ -17,6 +17,7 @@ from attnlib.attention.rotary import Rotary, Turn
 from attnlib.attention.scope import Scope
 from attnlib.attention.scores import ScoreRule, ScoresSpec
 from attnlib.layout import Layout
+from attnlib.nn.linear import Linear
 from attnlib.nn.norms import Norm, RMSNormSpec
 from attnlib.spec import FieldError, Spec
 
@@ -78,10 +79,10 @@ class SoftmaxAttention(nn.Module):
         self.num_heads, self.num_kv_heads, self.d_head = num_heads, num_kv_heads, d_head
         self.mask, self.rotary, self.rule = mask or Everything(), rotary, rule
         source = d_model if d_memory is None else d_memory
-        self.q = nn.Linear(d_model, num_heads * d_head, bias="q" in bias)
-        self.k = nn.Linear(source, num_kv_heads * d_head, bias="k" in bias)
-        self.v = nn.Linear(source, num_kv_heads * d_head, bias="v" in bias)
-        self.out = nn.Linear(num_heads * d_head, d_model, bias="out" in bias)
+        self.q = Linear(d_model, num_heads * d_head, bias="q" in bias)
+        self.k = Linear(source, num_kv_heads * d_head, bias="k" in bias)
+        self.v = Linear(source, num_kv_heads * d_head, bias="v" in bias)
+        self.out = Linear(num_heads * d_head, d_model, bias="out" in bias)
         self.q_norm, self.k_norm = qk_norm or (nn.Identity(), nn.Identity())
         self.dropout = 0.0
         self.backend = "auto"

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from attnlib.layout import Layout
 from attnlib.nn.feed_forward import ACTIVATIONS, Activation
+from attnlib.nn.linear import Linear, linear
 from attnlib.nn.norms import LayerNormSpec, Norm
 from attnlib.spec import Spec
 
@@ -57,7 +58,7 @@ class Vocabulary(nn.Module):
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         if self.scale != 1.0:
             x = x * self.scale
-        logits = F.linear(x, table if self.weight is None else self.weight, self.bias)
+        logits = linear(x, table if self.weight is None else self.weight, self.bias)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
@@ -93,7 +94,7 @@ class MaskedLMHead(Head):
 
     def __init__(self, *, d_model: int, width: int, activation: Activation, norm: nn.Module, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.dense = nn.Linear(d_model, width)
+        self.dense = Linear(d_model, width)
         self.norm, self.vocabulary, self.activation = norm, vocabulary, activation
 
     def forward(self, x: Tensor, table: Tensor, layout: Layout) -> Tensor:
@@ -149,8 +150,8 @@ class PooledHead(Head):
     ) -> None:
         super().__init__()
         self.pooling, self.dropout, self.normalise = pooling, dropout, normalise
-        self.dense = nn.Linear(d_model, d_model) if hidden else None
-        self.project = nn.Linear(d_model, labels) if labels else None
+        self.dense = Linear(d_model, d_model) if hidden else None
+        self.project = Linear(d_model, labels) if labels else None
 
     def pooled(self, x: Tensor, layout: Layout) -> Tensor:
         """[B, M] before the labels."""
@@ -195,7 +196,7 @@ class TokenHead(Head):
 
     def __init__(self, *, d_model: int, labels: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.project = nn.Linear(d_model, labels)
+        self.project = Linear(d_model, labels)
         self.dropout = dropout
 
     def forward(self, x: Tensor, table: Tensor, layout: Layout) -> Tensor:

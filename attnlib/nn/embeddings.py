@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from attnlib.errors import LayoutError
 from attnlib.layout import Layout
+from attnlib.nn.linear import Linear
 from attnlib.nn.norms import Norm
 from attnlib.spec import Spec
 
@@ -97,7 +98,7 @@ class Embedding(nn.Module):
         self.position = position
         self.token_type = nn.Embedding(types, d_embedding) if types else None
         self.norm = norm
-        self.project = nn.Linear(d_embedding, d_model) if d_embedding != d_model else None
+        self.project = Linear(d_embedding, d_model) if d_embedding != d_model else None
         self.scale, self.dropout = scale, dropout
 
     @property

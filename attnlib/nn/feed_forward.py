@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnlib.nn.linear import Linear
 from attnlib.spec import Spec
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "squared_relu", "silu"]
@@ -34,8 +35,8 @@ class Dense(nn.Module):
 
     def __init__(self, *, d_model: int, d_ff: int, activation: Activation, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.up = nn.Linear(d_model, d_ff, bias=bias)
-        self.down = nn.Linear(d_ff, d_model, bias=bias)
+        self.up = Linear(d_model, d_ff, bias=bias)
+        self.down = Linear(d_ff, d_model, bias=bias)
         self.activation, self.dropout = activation, dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,9 +66,9 @@ class Gated(nn.Module):
 
     def __init__(self, *, d_model: int, d_ff: int, activation: Activation, bias: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        self.gate = nn.Linear(d_model, d_ff, bias=bias)
-        self.up = nn.Linear(d_model, d_ff, bias=bias)
-        self.down = nn.Linear(d_ff, d_model, bias=bias)
+        self.gate = Linear(d_model, d_ff, bias=bias)
+        self.up = Linear(d_model, d_ff, bias=bias)
+        self.down = Linear(d_ff, d_model, bias=bias)
         self.activation, self.dropout = activation, dropout
 
     def forward(self, x: Tensor) -> Tensor:
