@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from attnlib.errors import AttnlibError
+from attnlib.errors import AttnlibError, UsageError
 
 COMMANDS = ("train", "generate", "score", "evaluate", "describe", "check", "explain", "attend", "configs", "schema")
 DEBUG = "ATTNLIB_DEBUG"
@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     args = _parse(sys.argv[1:] if argv is None else list(argv))
     try:
+        for name in args.modules:
+            _load(name)
         code: int = importlib.import_module(f"attnlib.cli.{args.command}").run(args)
         print(end="", flush=True)  # a closed stdout is None, which print takes
         return code
@@ -57,6 +59,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         module = importlib.import_module(f"attnlib.cli.{name}")
         one = chosen.add_parser(name, help=module.HELP, description=module.HELP)
         module.arguments(one)
+        one.add_argument("--import", dest="modules", action="append", default=[], metavar="FILE",
+                         help="a Python file or module with kinds of your own; may be repeated")  # fmt: skip
         one.set_defaults(parser=one)
     args, left = parser.parse_known_args(argv)
     if left and hasattr(args, "overrides") and not any(word.startswith("-") for word in left):
@@ -64,6 +68,23 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     elif left:
         args.parser.error(f"unrecognized arguments: {' '.join(left)}")
     return args
+
+
+def _load(name: str) -> None:
+    """Run a user's file, or import a module, so that the kinds in it are known."""
+    try:
+        if not name.endswith(".py"):
+            importlib.import_module(name)
+            return
+        spec = importlib.util.spec_from_file_location(os.path.basename(name)[:-3], name)
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # kept: kinds live as long as it
+        spec.loader.exec_module(module)
+    except OSError as error:
+        raise UsageError(f"--import {name}", f"cannot be read: {error.strerror}", "wish a Python file or module") from None
+    except Exception as error:  # the user's own code
+        words = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"--import {name}", f"{type(error).__name__}: {words}", "wish a module that imports") from error
 
 
 def _refused(text: str, code: int) -> int:

@@ -42,6 +42,9 @@ def run(args: argparse.Namespace) -> int:
     ids, source = _ids(args, loaded, tokenizer)
     with record(args.paths) as seen:
         _forward(loaded, ids, source)
+    if not seen.weights:
+        known = [m.path for m in loaded.model.modules() if isinstance(getattr(m, "path", None), str)]
+        raise UsageError("--paths", f"{args.paths!r} matches no attention", f"wish one such as {', '.join(known[:3])}")
     maps = seen.maps(tokenizer.tokens(ids), None if source is None else tokenizer.tokens(source))
     maps = [one for one in maps if layers is None or one.place[1] in layers]
     if not maps:

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from attnlib.cli.common import tokenizer_of
-    from attnlib.errors import SpecError, UsageError
+    from attnlib.errors import DataError, SpecError, UsageError
     from attnlib.runtime import RuntimeSpec
     from attnlib.spec import read
     from attnlib.train.data import Data
@@ -38,7 +38,12 @@ def run(args: argparse.Namespace) -> int:
                             "name a config after the model")  # fmt: skip
     data, spec = (read(kind, tree[name], path=name, marks=marks) for kind, name in ((Data, "data"), (TrainSpec, "train")))
     assert isinstance(data, Data) and isinstance(spec, TrainSpec)
-    splits = data.load(spec.objective.columns, base)
+    try:
+        splits = data.load(spec.objective.columns, base)
+    except DataError as error:
+        if configs:
+            raise
+        raise DataError(error.path, error.fact, error.wish, "name the config that it was trained from") from None
     objective = spec.objective.fitted(splits.train)
     tokenizer = tokenizer_of(loaded.folder)
     refusal = objective.refuses(loaded.model.spec, tokenizer)

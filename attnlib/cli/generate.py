@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnlib.cli.common import Loaded, count, model_argument, open_model, read_input, runtime_arguments, source_ids
+
+if TYPE_CHECKING:
+    from attnlib.generate import Sampling
 
 HELP = "continue a prompt, answer a source, or fill the blanks of a text; only text goes to stdout"
 _CHOICES = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "n", "num_beams",
@@ -35,11 +38,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from attnlib.generate import Sampling
     from attnlib.generate.prompts import is_kind
 
-    given = {name: value for name in _CHOICES if (value := getattr(args, name)) is not None}
-    sampling = Sampling.of(**given, **({"stop": tuple(args.stop)} if args.stop else {}))
+    sampling = _sampling(args)
     loaded = open_model(args)
     prompt = read_input(args.prompt)
     if is_kind(loaded.model, "encoder"):
@@ -51,7 +52,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write(loaded: Loaded, prompt: str, sampling: Any) -> None:
+def _sampling(args: argparse.Namespace) -> Sampling:
+    """The choices given; what is wrong with one is told under the option's name."""
+    from attnlib.errors import SpecError, UsageError
+    from attnlib.generate import Sampling
+
+    given = {name: value for name in _CHOICES if (value := getattr(args, name)) is not None}
+    try:
+        return Sampling.of(**given, **({"stop": tuple(args.stop)} if args.stop else {}))
+    except SpecError as error:
+        option = error.path.removeprefix("Sampling.").replace("_", "-")
+        raise UsageError(f"--{option}", error.fact, error.wish, error.hint) from None
+
+
+def _write(loaded: Loaded, prompt: str, sampling: Sampling) -> None:
     """The results, one after another; a single one as it comes."""
     from attnlib.generate import generate, stream
     from attnlib.generate.prompts import is_kind
@@ -68,7 +82,7 @@ def _write(loaded: Loaded, prompt: str, sampling: Any) -> None:
     print()
 
 
-def _fill(loaded: Loaded, text: str, sampling: Any) -> None:
+def _fill(loaded: Loaded, text: str, sampling: Sampling) -> None:
     from attnlib.cli.fill import fill
     from attnlib.errors import UsageError
 

@@ -128,6 +128,13 @@ def test_filling_takes_the_surest_blank_first(runs: dict[str, Path]) -> None:
     assert fill_ids(model, tokenizer, [104, mask, 101, mask, 110])[[1, 3][surest]] == ids[[1, 3][surest]]
 
 
+def test_choices_that_do_not_hold_are_told_by_option(runs: dict[str, Path], capsys: Capture) -> None:
+    argv = ["generate", runs["gpt"], "--prompt", "a"]
+    assert refused(capsys, *argv, "--top-k", 3).startswith("--top-k: is 3 without sampling")
+    assert refused(capsys, *argv, "--temperature=-1").startswith("--temperature: -1.0, wish")
+    assert refused(capsys, *argv, "--n", 2).startswith("--n: is 2 without sampling")
+
+
 # -- score, evaluate ----------------------------------------------------------------------------------------------
 
 
@@ -221,6 +228,15 @@ def test_attend_generates_the_target_unless_given(runs: dict[str, Path], tmp_pat
     assert "--target" in refused(capsys, "attend", runs["gpt"], "a", "--html", page, "--target", "b")
 
 
+def test_attend_says_which_paths_there_are(runs: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
+    argv = ["attend", runs["gpt"], "a whale", "--png", tmp_path / "a.png"]
+    assert "decoder.0.self" in refused(capsys, *argv, "--paths", "none*")
+    assert "--layers" in refused(capsys, *argv, "--layers", "7")
+    assert "no layer" in refused(capsys, *argv, "--layers", "1-x")
+    assert "neither" in refused(capsys, "attend", runs["gpt"], "a whale")
+    assert "is empty" in refused(capsys, "attend", runs["gpt"], "", "--png", tmp_path / "a.png")
+
+
 # -- the line itself ----------------------------------------------------------------------------------------------
 
 
@@ -277,6 +293,31 @@ def test_ctrl_c_ends_with_130(capsys: Capture, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("attnlib.config.config_names", stopped)
     assert "Ctrl-C" in refused(capsys, "configs", code=130)
+
+
+def test_kinds_of_ones_own_are_imported(configs: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
+    module = tmp_path / "own.py"
+    module.write_text(
+        "from attnlib import Mask\n"
+        "class Even(Mask, kind='even_for_test'):\n"
+        "    def visible(self, q, k):\n"
+        "        return (k.position <= q.position) & ((q.position - k.position) % 2 == 0)\n"
+    )
+    argv = ["explain", configs["bert"], "model.stack.block.attention.mask=even_for_test", "--device", "cpu"]
+    capsys.readouterr()
+    assert "unknown kind" in refused(capsys, *argv)
+    assert "    #.#.#......." in told(capsys, *argv, "--import", module)
+    module.write_text("1 / 0")
+    assert "ZeroDivisionError" in refused(capsys, *argv, "--import", module)
+    assert "cannot be read" in refused(capsys, *argv, "--import", tmp_path / "absent.py")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["gpt", "bert", "t5"])
+def test_check_finds_nothing_wrong_on_cuda(name: str, dtype: str, configs: dict[str, Path], capsys: Capture) -> None:
+    assert "0 failed" in told(capsys, "check", configs[name], "--device", "cuda", "--dtype", dtype, "runtime.device=cuda")
 
 
 def test_configs_and_schema_are_listed(capsys: Capture) -> None:
