@@ -23,7 +23,8 @@ def run(args: argparse.Namespace) -> int:
     from attnlib.inspect.check import check, checked_tokens, windows
 
     spec = read_model(args.config, args.overrides, layers=args.layers)
-    read_runtime(args.config, args.overrides)
+    if read_runtime(args.config, args.overrides).threads is None:
+        torch.set_num_threads(1)  # rows of a few tokens: sharing them out costs more than it gives
     device, tokens = find_device(args.device), checked_tokens(spec, args.tokens)
     dtype = args.dtype or "float64"
     print(f"{type(spec).kind} of {args.config}, random weights, {dtype} on {device}, {tokens} tokens")

@@ -239,7 +239,7 @@ def _by_embeddings(s: Subject, texts: list[Text], layout: Layout, sources: Layou
     model: Any = s.model
     table = (getattr(model, "decoder_embedding", None) or model.embedding).token.weight.detach()
     embeds = table[s._ids([t.ids for t in texts], layout)].requires_grad_()
-    layout = s.fixed(layout)
+    layout = layout.to(s.device)
     with torch.enable_grad():
         if not s.both:
             out, leaves = model(None, layout, embeds=embeds), [embeds]
@@ -247,7 +247,7 @@ def _by_embeddings(s: Subject, texts: list[Text], layout: Layout, sources: Layou
             assert sources is not None
             ids = s._ids([t.source or [] for t in texts], sources, source=True)
             source = model.embedding.token.weight.detach()[ids].requires_grad_()
-            out = model(None, None, s.fixed(sources), layout, embeds=source, decoder_embeds=embeds)
+            out = model(None, None, sources.to(s.device), layout, embeds=source, decoder_embeds=embeds)
             leaves = [embeds, source]
     return (out.logits if s.over_tokens else out.last), leaves
 

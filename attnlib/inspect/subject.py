@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +39,7 @@ class Seen(NamedTuple):
 
 @dataclass
 class Subject:
-    """A model with drawn weights, in evaluation mode; `tokens`: the length that everything is fixed for."""
+    """A model with drawn weights, in evaluation mode; `tokens`: the longest text."""
 
     model: Any
     tokens: int
@@ -83,12 +83,6 @@ class Subject:
             return Text(ids)
         return Text(ids, torch.randint(vocab_of(self.model, source=True), (max(tokens - 1, 1),), generator=made).tolist())
 
-    def fixed(self, layout: Layout) -> Layout:
-        """The layout with the length that rotary scalings may read: that of the whole, as a prefill fixes it."""
-        layout = layout.to(self.device)
-        reads = any(getattr(getattr(m, "rotary", None), "reads_length", False) for m in self.model.modules())
-        return replace(layout, extent=self.tokens, memo={}) if reads else layout
-
     def alone(self, text: Text) -> Seen:
         """One text, nothing beside it."""
         return self.together([text])[0]
@@ -111,13 +105,13 @@ class Subject:
     def laid(self, texts: Sequence[Text], layout: Layout, sources: Layout | None) -> list[Seen]:
         """The texts in the places that the layouts give them."""
         ids = self._ids([t.ids for t in texts], layout)
-        layout = self.fixed(layout)
+        layout = layout.to(self.device)
         with torch.no_grad():
             if sources is None:
                 out = self.model(ids, layout)
             else:
                 source_ids = self._ids([t.source or [] for t in texts], sources, source=True)
-                out = self.model(source_ids, ids, self.fixed(sources), layout)
+                out = self.model(source_ids, ids, sources.to(self.device), layout)
         x = out.logits if self.over_tokens else out.last
         whole = out.logits if isinstance(self.model.head, PooledHead) and len(texts) == layout.batch else None
         return [
@@ -130,6 +124,7 @@ class Subject:
         found: list[list[Tensor]] = [[] for _ in texts]
         with torch.no_grad():
             state = self._begin(texts, cache)
+            state.horizon = tuple(len(t.ids) for t in texts)  # known before the prefill, as in generation
             for ids, layout, counts in blocks([t.ids for t in texts], "left", chunk, self.device):
                 if self.over_tokens:
                     x = self.model.step(ids, layout, state, at=slice(None))
@@ -144,7 +139,7 @@ class Subject:
             return self.model.begin(batch=len(texts), cache=cache, capacity=self.tokens)
         layout = Layout.from_lengths([len(t.source or ()) for t in texts])
         ids = self._ids([t.source or [] for t in texts], layout, source=True)
-        return self.model.begin(ids, self.fixed(layout), cache=cache, capacity=self.tokens)
+        return self.model.begin(ids, layout.to(self.device), cache=cache, capacity=self.tokens)
 
     def _ids(self, rows: Sequence[Sequence[int]], layout: Layout, *, source: bool = False) -> Tensor:
         """[B, T] with the rows in the runs of a layout and random ids where there is no token."""
