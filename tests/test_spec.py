@@ -387,3 +387,13 @@ def test_json_schema_names_new_kinds() -> None:
 def test_default_of_a_slot_is_not_shared_by_its_kinds() -> None:
     assert ToySoftmax.default_kind == "" and ToyMixer.default_kind == "softmax"
     assert ToyLayerNorm.slot == "toy_norm" and ToyLayerNorm.kind == "layer"
+
+
+def test_a_tied_head_over_a_narrower_embedding_is_refused_at_its_field() -> None:
+    from attnlib.models.spec import ModelSpec
+
+    block = {"attention": {"num_heads": 2}, "mlp": {"kind": "dense", "d_ff": 8}}
+    tree = {"kind": "decoder", "d_model": 8, "vocab_size": 5, "stack": {"num_layers": 1, "block": block}}
+    with pytest.raises(SpecErrors, match=r"model\.head\.tied: true, over an embedding of width 4 .* wish false"):
+        read(ModelSpec, {**tree, "embedding": {"d_embedding": 4}}, path="model")
+    read(ModelSpec, {**tree, "embedding": {"d_embedding": 4}, "head": {"kind": "lm", "tied": False}}, path="model").build()

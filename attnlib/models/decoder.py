@@ -94,6 +94,7 @@ class DecoderSpec(ModelSpec, kind="decoder"):
         if any(layer.cross is not None for layer in self.stack.layers):
             raise FieldError("stack", "has cross-attention", "only the decoder of an encoder_decoder can feed it")
         self.stack.check(d_model=self.d_model, path="stack")
+        self.head.check(d_model=self.d_model, d_embedding=self.embedding.d_embedding or self.d_model)
         return self
 
     def build(self) -> Decoder:

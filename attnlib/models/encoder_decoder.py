@@ -130,6 +130,8 @@ class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
             raise FieldError("decoder_vocab_size", "given without decoder_embedding", "two vocabularies need two tables")
         self.encoder.check(d_model=self.d_model, path="encoder")
         self.decoder.check(d_model=self.d_model, path="decoder")
+        written = self.decoder_embedding or self.embedding
+        self.head.check(d_model=self.d_model, d_embedding=written.d_embedding or self.d_model)
         return self
 
     def build(self) -> EncoderDecoder:

@@ -13,7 +13,7 @@ from attnlib.layout import Layout
 from attnlib.nn.feed_forward import ACTIVATIONS, Activation
 from attnlib.nn.linear import Linear, linear
 from attnlib.nn.norms import LayerNormSpec, Norm
-from attnlib.spec import Spec
+from attnlib.spec import FieldError, Spec
 
 Pooling = Literal["first", "last", "mean"]
 
@@ -30,6 +30,9 @@ class Head(nn.Module):
 
 class HeadSpec(Spec, slot="head"):
     """What is read off the stream."""
+
+    def check(self, *, d_model: int, d_embedding: int) -> None:
+        """Raises FieldError, naming a field of this spec, where it cannot stand over these widths."""
 
     def build(self, *, d_model: int, vocab_size: int, d_embedding: int) -> Head | None:
         raise NotImplementedError
@@ -82,6 +85,11 @@ class LMHeadSpec(HeadSpec, kind="lm"):
     bias: bool = False
     scale: float | Literal["inverse_sqrt"] = 1.0
     softcap: float | None = Field(default=None, gt=0)
+
+    def check(self, *, d_model: int, d_embedding: int) -> None:
+        if self.tied and d_embedding != d_model:
+            fact = f"true, over an embedding of width {d_embedding} and a stream of {d_model}"
+            raise FieldError("head.tied", fact, "wish false, or head: masked_lm, which projects")
 
     def build(self, *, d_model: int, vocab_size: int, d_embedding: int) -> Head | None:
         scale = d_model**-0.5 if self.scale == "inverse_sqrt" else float(self.scale)
