@@ -36,7 +36,7 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def overrides_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="values that replace the config's")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="values that replace the config's")
 
 
 def count(text: str) -> int:
@@ -54,6 +54,8 @@ class Loaded(NamedTuple):
     device: torch.device
 
     def tokenizer(self) -> Tokenizer:
+        from attnlib.text import tokenizer_of
+
         return tokenizer_of(self.folder)
 
 
@@ -81,21 +83,6 @@ def model_folder(name: str) -> Path:
     if not name or not Path(name).is_dir():
         raise CheckpointError(name or "MODEL", "is no folder", "wish a model's folder, or the folder of a run")
     return checkpoint_of(name)
-
-
-def tokenizer_of(folder: Path) -> Tokenizer:
-    """The tokenizer beside a model: the one its config names, else its tokenizer.json."""
-    from attnlib.config import load_tree
-    from attnlib.spec import read
-    from attnlib.text import HF, TokenizerSpec
-
-    if (folder / "config.yaml").exists():
-        tree, marks = load_tree(folder / "config.yaml")
-        if "tokenizer" in tree:
-            return read(TokenizerSpec, tree["tokenizer"], path="tokenizer", marks=marks).build(folder)
-    if (folder / "tokenizer.json").exists():
-        return HF().build(folder)
-    raise CheckpointError(str(folder), "holds no tokenizer", "wish a tokenizer.json, or one in its config.yaml")
 
 
 def read_config(name: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Marks, Path | None]:

@@ -18,10 +18,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from attnlib.cli.common import tokenizer_of
     from attnlib.errors import DataError, SpecError, UsageError
     from attnlib.runtime import RuntimeSpec
     from attnlib.spec import read
+    from attnlib.text import tokenizer_of
     from attnlib.train.data import Data
     from attnlib.train.evaluate import Evaluator
     from attnlib.train.spec import TrainSpec

@@ -3,6 +3,7 @@
 from attnlib.text.byte_level import Bytes, ByteTokenizer
 from attnlib.text.chars import Chars, CharTokenizer
 from attnlib.text.files import bundled_data, find_data, read_text
+from attnlib.text.folder import tokenizer_of
 from attnlib.text.hf import HF, HFTokenizer
 from attnlib.text.pieces import BPE
 from attnlib.text.tokenizer import StreamDecoder, Tokenizer, TokenizerSpec
@@ -21,4 +22,5 @@ __all__ = [
     "bundled_data",
     "find_data",
     "read_text",
+    "tokenizer_of",
 ]

@@ -34,6 +34,9 @@ class Chars(TokenizerSpec, kind="chars"):
             raise DataError("tokenizer.path", "is not given and there is no training text", "chars needs one of both")
         return CharTokenizer(alphabet, unknown=self.unknown, sentinels=self.sentinels)
 
+    def learns(self) -> bool:
+        return self.path is None
+
 
 class CharTokenizer(Tokenizer):
     """One id a character. `decode(encode(text)) == text` for text within the alphabet."""

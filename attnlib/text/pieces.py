@@ -31,6 +31,9 @@ class BPE(TokenizerSpec, kind="bpe"):
                             "a saved one is read by {kind: hf, path: tokenizer.json}")  # fmt: skip
         return train_pieces(texts, size=self.size, sentinels=self.sentinels)
 
+    def learns(self) -> bool:
+        return True
+
 
 def train_pieces(texts: Iterable[str], *, size: int, sentinels: int = 0) -> HFTokenizer:
     """Trains `size` byte-level pieces; deterministic for the same texts."""

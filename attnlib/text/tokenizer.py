@@ -25,6 +25,10 @@ class TokenizerSpec(Spec, slot="tokenizer", default="bytes"):
         """The tokenizer. `base`: folder that relative paths start from; `texts`: what a vocabulary is trained on."""
         raise NotImplementedError
 
+    def learns(self) -> bool:
+        """Whether the vocabulary is made from the training text."""
+        return False
+
 
 class Tokenizer(ABC):
     """Text to ids and back. User text never yields a special id: those are added here, by name, and nowhere else.

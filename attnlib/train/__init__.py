@@ -2,7 +2,8 @@
 
 from attnlib.train.config import Config
 from attnlib.train.events import Diverged, Event, Interrupted, Reporter
-from attnlib.train.run import TrainResult, checkpoint_of, train
+from attnlib.train.output import checkpoint_of
+from attnlib.train.run import TrainResult, train
 from attnlib.train.spec import TrainSpec
 
 __all__ = [

@@ -12,15 +12,21 @@ from torch import nn
 from attnlib.errors import CheckpointError, SpecError, nearest
 from attnlib.pretrained import load
 from attnlib.pretrained.state import tensors_of
+from attnlib.train.output import checkpoint_of
 from attnlib.train.spec import InitFrom
 
 
-def start_from(model: nn.Module, init: InitFrom, base: Path | None = None) -> list[str]:
+def source_of(init: InitFrom, base: Path | None = None) -> Path:
+    """The checkpoint to begin with, a model's folder or a run's: beside the config, or in the working directory."""
+    places = [place / init.from_ for place in (base or Path(), Path())]
+    return checkpoint_of(next((place for place in places if place.is_dir()), places[0]))
+
+
+def start_from(model: nn.Module, folder: Path, init: InitFrom) -> list[str]:
     """Copy every weight of the checkpoint into the model, which keeps its own dtype; returns the names left fresh.
 
     Strict: all names and shapes agree, except those of the head with `head: new`. Nothing is copied otherwise.
     """
-    folder = Path(init.from_) if base is None else base / init.from_
     theirs, ours = tensors_of(load(folder, verify=(folder / "manifest.json").is_file())), tensors_of(model)
     fresh = {name for name in {*theirs, *ours} if init.head == "new" and name.split(".")[0] == "head"}
     hint = "" if fresh or init.head == "new" else "train.init.head: new leaves the head out"

@@ -20,6 +20,18 @@ from attnlib.train.spec import TrainSpec
 METRICS, PLOT, BEST, BOARD = "metrics.jsonl", "loss.png", "best", "tensorboard"
 
 
+def checkpoint_of(folder: str | Path) -> Path:
+    """The model folder to use of a run: `folder` itself if it is one, else its best or newest checkpoint."""
+    folder = Path(folder)
+    if (folder / "config.yaml").exists() or (folder / "config.json").exists():
+        return folder
+    best = folder / BEST
+    found = best if best.is_dir() else Checkpoints(folder).newest()
+    if found is None:
+        raise CheckpointError(str(folder), "holds no checkpoint", "wish a model's folder or the folder of a run")
+    return found
+
+
 class Output:
     """The folder of a run. With several processes only one `writes`; the others do nothing here.
 

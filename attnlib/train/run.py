@@ -15,7 +15,7 @@ from attnlib.errors import CheckpointError, DataError, SpecError, UsageError
 from attnlib.pretrained import read_spec
 from attnlib.runtime import RuntimeSpec
 from attnlib.spec import read, write
-from attnlib.text.tokenizer import Tokenizer, TokenizerSpec
+from attnlib.text import Tokenizer, TokenizerSpec, tokenizer_of
 from attnlib.train.checkpointing import Checkpoints, State
 from attnlib.train.config import Config
 from attnlib.train.data import Splits
@@ -23,10 +23,10 @@ from attnlib.train.distributed import Ranks, local_rank, ranks
 from attnlib.train.evaluate import Evaluator
 from attnlib.train.events import Reporter
 from attnlib.train.feed import Feed
-from attnlib.train.finetune import freeze, start_from
+from attnlib.train.finetune import freeze, source_of, start_from
 from attnlib.train.loop import Place, Trainer
 from attnlib.train.objectives import Objective
-from attnlib.train.output import BEST, Output
+from attnlib.train.output import Output
 from attnlib.train.spec import TrainSpec
 
 _UNCHANGED = ("objective", "optimizer", "seed", "batch_size", "length", "freeze")  # what a run cannot go on without
@@ -70,18 +70,6 @@ def train(
         return _train(config, folder, base, report or (lambda event: None), resume, device, group)
 
 
-def checkpoint_of(folder: str | Path) -> Path:
-    """The model folder to use of a run: `folder` itself if it is one, else its best or newest checkpoint."""
-    folder = Path(folder)
-    if (folder / "config.yaml").exists() or (folder / "config.json").exists():
-        return folder
-    best = folder / BEST
-    found = best if best.is_dir() else Checkpoints(folder).newest()
-    if found is None:
-        raise CheckpointError(str(folder), "holds no checkpoint", "wish a model's folder or the folder of a run")
-    return found
-
-
 def _train(
     config: Config, folder: Path, base: Path | None, report: Reporter, resume: bool, device: torch.device, group: Ranks
 ) -> TrainResult:
@@ -90,7 +78,8 @@ def _train(
     splits = config.data.load(spec.objective.columns, base)
     objective = spec.objective.fitted(splits.train)
     spec = spec.replace(objective=objective)
-    tokenizer = _tokenizer(config, found, splits, base)
+    source = None if spec.init is None or found is not None else source_of(spec.init, base)
+    tokenizer = _tokenizer(config, found, source, splits, base)
     _fit(config, objective, tokenizer)
     if spec.evaluate.every is not None and not splits.held_out:
         raise DataError("data.held_out", "leaves nothing to evaluate on", "train.evaluate.every needs rows held out")
@@ -98,8 +87,8 @@ def _train(
 
     torch.manual_seed(spec.seed)
     model: Any = config.model.build()
-    if spec.init is not None and found is None:
-        start_from(model, spec.init, base)
+    if spec.init is not None and source is not None:
+        start_from(model, source, spec.init)
     freeze(model, spec.freeze)
     model.to(device)
     _prepare(model, config.runtime, spec)
@@ -150,10 +139,15 @@ def _starting_point(checkpoints: Checkpoints, resume: bool) -> Path | None:
     return found
 
 
-def _tokenizer(config: Config, found: Path | None, splits: Splits, base: Path | None) -> Tokenizer:
-    """That of the checkpoint, or a new one, whose vocabulary may be made from the training rows."""
+def _tokenizer(config: Config, found: Path | None, source: Path | None, splits: Splits, base: Path | None) -> Tokenizer:
+    """That of the checkpoint, or a new one, whose vocabulary may be made from the training rows.
+
+    Weights of another checkpoint know the ids of that one's vocabulary: none is made beside them.
+    """
     if found is not None:
         return read(TokenizerSpec, _tree(found)["tokenizer"], path="tokenizer").build(found)
+    if source is not None and config.tokenizer.learns():
+        return tokenizer_of(source)
     texts = (text for row in splits.train for text in row.values.values())
     return config.tokenizer.build(base, texts)
 

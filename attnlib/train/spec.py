@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class InitFrom(Spec):
-    """Begin with the weights of another checkpoint folder; `head: new` leaves the head as it was initialised."""
+    """Begin with the weights of another model's or run's folder; `head: new` leaves the head as it was initialised."""
 
     from_: str
     head: Literal["keep", "new"] = "keep"

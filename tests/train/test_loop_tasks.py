@@ -104,6 +104,34 @@ def test_fine_tuning_takes_every_weight_but_a_new_head(tmp_path: Path, book: dic
         learn(tmp_path / "wider", wider, {"kind": "classify"}, labels, init=init)
 
 
+def test_fine_tuning_takes_a_run_beside_the_config_or_in_the_working_directory(
+    tmp_path: Path, book: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = {"steps": 1, "init": {"from": "first"}, "freeze": ["stack.*"]}
+    first = learn(tmp_path / "first", BERT, {"kind": "masked_lm"}, book, steps=2)
+    assert same(first.model.stack, learn(tmp_path / "second", BERT, {"kind": "masked_lm"}, book, **ask).model.stack)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "first").rename(tmp_path / "elsewhere" / "first")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert same(first.model.stack, learn(tmp_path / "third", BERT, {"kind": "masked_lm"}, book, **ask).model.stack)
+    (tmp_path / "elsewhere" / "first").rename(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match="first: holds no checkpoint, wish a model's folder or the folder of a run"):
+        learn(tmp_path / "fourth", BERT, {"kind": "masked_lm"}, book, **ask)
+
+
+def test_fine_tuning_keeps_a_learned_vocabulary(tmp_path: Path, book: dict[str, Any]) -> None:
+    def tuned(name: str, text: dict[str, Any], **more: Any) -> TrainResult:
+        section = {"steps": 1, "batch_size": 4, "length": 8, "plot": False, "objective": {"kind": "masked_lm"}, **more}
+        config = {"model": BERT, "tokenizer": {"kind": "chars", "unknown": "unk"}, "data": text, "train": section}
+        return train(read(Config, config), folder=tmp_path / name, base=tmp_path)
+
+    (tmp_path / "other.txt").write_text("zyx wvu " * 200)
+    first, other = tuned("first", book), {"kind": "text", "path": "other.txt", "held_out": 0.2}
+    alone, second = tuned("alone", other), tuned("second", other, init={"from": "first"})
+    ids = first.tokenizer.encode("zyx")
+    assert second.tokenizer.encode("zyx") == ids != alone.tokenizer.encode("zyx")
+
+
 def test_a_resumed_fine_tuning_does_not_begin_again(tmp_path: Path, book: dict[str, Any]) -> None:
     learn(tmp_path / "first", BERT, {"kind": "masked_lm"}, book, steps=2)
     ask = {"steps": 4, "checkpoint_every": 2, "keep": 3, "init": {"from": "first/step-00000002"}}
