@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 _collecting = gc.isenabled()
 gc.disable()
 try:
-    from attnlib.attention.biases import ALiBi, ScoreTerm, Shaw, T5Relative
+    from attnlib.attention.backends.protocol import Backend
+    from attnlib.attention.biases import ALiBi, ScoreTerm, Shaw, T5Relative, TermSpec
     from attnlib.attention.functional import attend
     from attnlib.attention.masks import (
         Causal,
@@ -29,8 +30,8 @@ try:
         picture,
     )
     from attnlib.attention.rotary import Rotary
-    from attnlib.attention.scores import ScoreRule, Softmax, SoftmaxSink
-    from attnlib.attention.softmax import SoftmaxAttention
+    from attnlib.attention.scores import Normaliser, NormaliserSpec, ScoreRule, Softmax, SoftmaxSink
+    from attnlib.attention.softmax import MixerSpec, SoftmaxAttention
     from attnlib.building import build
     from attnlib.errors import AttnlibError
     from attnlib.generate import generate
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ALiBi",
     "AttnlibError",
+    "Backend",
     "Causal",
     "Chunk",
     "Decoder",
@@ -66,6 +68,9 @@ __all__ = [
     "LayerNorm",
     "Layout",
     "Mask",
+    "MixerSpec",
+    "Normaliser",
+    "NormaliserSpec",
     "Prefix",
     "RMSNorm",
     "Rotary",
@@ -77,6 +82,7 @@ __all__ = [
     "SoftmaxAttention",
     "SoftmaxSink",
     "T5Relative",
+    "TermSpec",
     "Window",
     "attend",
     "build",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,12 @@ import attnlib
 
 def test_every_public_name_is_there():
     assert all(getattr(attnlib, name) is not None for name in attnlib.__all__)
+
+
+def test_every_base_class_of_a_kind_of_ones_own_is_at_the_door():
+    words = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").partition("A new kind is one class")[2]
+    bases = re.findall(r"`([A-Z]\w+)`", words.partition("\n## ")[0])
+    assert {"Mask", "ScoreTerm", "TermSpec", "Normaliser", "MixerSpec", "Backend"} <= {*bases} <= {*attnlib.__all__}
 
 
 def test_an_unknown_name_is_an_attribute_error():
