@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import attnlib
+from attnlib.config import parse_tree
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,12 +36,17 @@ def test_tables_are_those_of_the_code() -> None:
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor:UserWarning")
 def test_python_of_the_first_tour_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = blocks("python")[:2]
+    first, second, third = blocks("python")[:3]
     names: dict[str, object] = {}
     exec(first, names)
     assert "#...  ##..  .##.  ..##" in capsys.readouterr().out
     exec(second, names)
     assert names["picture"](names["Dilated"](step=2), 4) == "#...  .#..  #.#.  .#.#"  # type: ignore[operator]
+    exec(third, names)
+    q = torch.randn(1, 2, 5, 4)
+    term = names["RecencySpec"]().build(num_heads=2, d_head=4)  # type: ignore[operator]
+    found, wished = (attnlib.attend(q, q, q, terms=[term], backend=name) for name in ("sdpa", "reference"))
+    torch.testing.assert_close(found, wished)
 
 
 def test_every_command_it_names_is_there() -> None:
@@ -50,11 +59,8 @@ def test_every_command_it_names_is_there() -> None:
 
 
 def test_the_grammar_it_shows_is_read_and_built() -> None:
-    import attnlib
-    from attnlib.config import parse_tree
-
-    (grammar,) = blocks("yaml")
-    tree, _ = parse_tree(grammar)
-    tree["model"]["vocab_size"] = 11
-    model = attnlib.build(tree)
+    grammar, pair = (parse_tree(block)[0] for block in blocks("yaml"))
+    grammar["model"]["vocab_size"] = 11
+    assert isinstance(attnlib.build(pair), attnlib.EncoderDecoder)
+    model = attnlib.build(grammar)
     assert len(model.stack.blocks) == 12  # type: ignore[union-attr, arg-type]

@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attnlib.errors import DataError, nearest
-from attnlib.spec import Spec
+from attnlib.spec import FieldError, Spec
 from attnlib.text.files import find_data, read_text
 
 
@@ -95,6 +95,13 @@ class Text(Data, kind="text"):
     """A text file: one document, or several between lines that equal `separator` ("" = blank lines)."""
 
     separator: str | None = None
+
+    @model_validator(mode="after")
+    def _plain(self) -> Self:
+        kind = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(Path(self.path).suffix.lower())
+        if kind is not None:
+            raise FieldError("path", f"{self.path!r} is no plain text", f"wish kind: {kind}")
+        return self
 
     def read(self, path: Path, columns: Sequence[str]) -> list[Row]:
         if tuple(columns) != ("text",):

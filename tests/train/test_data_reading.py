@@ -158,3 +158,9 @@ def test_words_are_held_out_whole_and_in_any_case(tmp_path: Path) -> None:
     splits = JSONLines(path="w.jsonl", held_out=0, hold_out_words=("rents",)).load(("text",), tmp_path)
     assert [row["text"] for row in splits.harder] == ["He Rents it", "rents."]
     assert len(splits.train) == 3
+
+
+@pytest.mark.parametrize(("path", "kind"), [("rows.csv", "csv"), ("rows.TSV", "csv"), ("rows.jsonl", "jsonl")])
+def test_a_table_is_not_read_as_plain_text(path: str, kind: str) -> None:
+    with pytest.raises(SpecErrors, match=f"path.*is no plain text, wish kind: {kind}"):
+        Text(path=path)
