@@ -43,7 +43,8 @@ class Varlen(Backend):
         if q.is_cuda:
             return True
         work = sum(a[2] * b[2] for a, b in pairs)
-        return len(pairs) * 32 * 32 <= work <= q.shape[0] * q.shape[2] * k.shape[2]
+        groups = len({(a[2], b[2]) for a, b in pairs})  # a call each, which pays from some 128 x 128 scores on
+        return groups * 128 * 128 <= work <= q.shape[0] * q.shape[2] * k.shape[2]
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
         run = _flash if q.is_cuda else _grouped
