@@ -49,7 +49,7 @@ def attend(
 
     mask: a Mask, or a tensor like attn_mask. layout, key_layout: where queries and keys stand (default: both from 0; with
     one layout given and Q == K, keys stand there too). scale: default D^-0.5. softcap: c * tanh(scores / c).
-    dropout_p: of the weights, always applied, as in torch. backend: auto, reference, sdpa, flex, chunked, varlen.
+    dropout_p: of the weights, always applied, as in torch. backend: auto or one by its name.
 
     Raises LayoutError for shapes that do not fit, BackendError where the backend asked for refuses.
     """

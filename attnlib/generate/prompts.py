@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -213,10 +213,6 @@ def blocks(rows: list[list[int]], side: str, chunk: int, device: torch.device) -
             ids[number, column : column + last - first] = torch.tensor(row[first:last], dtype=torch.long)
         starts = [first for first, _ in spans]
         layout = Layout.from_lengths(counts, right - left, side=side, starts=starts, device=device)
-        if layout.lengths is None:  # rows that go on from a state, which counts their tokens by the runs
-            column_of = [right - left - n if side == "left" else 0 for n in counts]
-            runs = tuple((number, column_of[number], n) for number, n in enumerate(counts) if n)
-            layout = replace(layout, runs=runs, memo={})
         yield ids.to(device), layout, counts
 
 
