@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         if configs:
             raise
         raise DataError(error.path, error.fact, error.wish, "name the config that it was trained from") from None
-    objective = spec.objective.fitted(splits.train)
+    objective = spec.objective.fitted(splits.train, loaded.model.spec)
     tokenizer = tokenizer_of(loaded.folder)
     refusal = objective.refuses(loaded.model.spec, tokenizer)
     if refusal is not None:

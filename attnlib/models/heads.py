@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +16,7 @@ from attnlib.nn.norms import LayerNormSpec, Norm
 from attnlib.spec import FieldError, Spec
 
 Pooling = Literal["first", "last", "mean"]
+Problem = Literal["single_label", "multi_label", "regression"]
 
 
 class Head(nn.Module):
@@ -175,13 +176,34 @@ class PooledHead(Head):
         return y if self.project is None else self.project(y)
 
 
-class ClassifyHeadSpec(HeadSpec, kind="classify"):
-    """One of num_labels for a whole text; hidden: tanh(dense(.)) first, as BERT's pooler."""
+class LabelledSpec(HeadSpec):
+    """A head of num_labels logits; `labels` are their names in order, where they are known."""
 
     num_labels: int = Field(ge=1)
+    labels: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.labels and len(self.labels) != self.num_labels:
+            raise FieldError("labels", f"names {len(self.labels)}", f"wish num_labels of them ({self.num_labels})")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name a logit: that of `labels`, or LABEL_0, LABEL_1, ..."""
+        return self.labels or tuple(f"LABEL_{i}" for i in range(self.num_labels))
+
+
+class ClassifyHeadSpec(LabelledSpec, kind="classify"):
+    """One of num_labels for a whole text; hidden: tanh(dense(.)) first, as BERT's pooler.
+
+    labels: their names. problem: how logits are read, as one of the labels (softmax), any of them (sigmoid each) or
+    numbers; null = one of them, and with a single label whether it holds."""
+
     pooling: Pooling = "first"
     hidden: bool = True
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    problem: Problem | None = None
 
     def build(self, *, d_model: int, vocab_size: int, d_embedding: int) -> Head | None:
         return PooledHead(
@@ -211,10 +233,9 @@ class TokenHead(Head):
         return self.project(F.dropout(x, self.dropout, self.training))  # type: ignore[no-any-return]
 
 
-class TagHeadSpec(HeadSpec, kind="tag"):
-    """One of num_labels for each token."""
+class TagHeadSpec(LabelledSpec, kind="tag"):
+    """One of num_labels for each token; labels: their names."""
 
-    num_labels: int = Field(ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def build(self, *, d_model: int, vocab_size: int, d_embedding: int) -> Head | None:

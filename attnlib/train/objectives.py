@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attnlib.errors import DataError, nearest
+from attnlib.models.heads import LabelledSpec
 from attnlib.spec import Spec
 from attnlib.text.tokenizer import Ids, Tokenizer
 from attnlib.train.batch import Batch, Loss, labelled, laid_out, paired
@@ -27,6 +28,7 @@ from attnlib.train.examples import Example, Examples, TooLong, fitting, running_
 from attnlib.train.fits import OVER_TOKENS, either, foresight, head_refusal, vocabulary_refusal
 from attnlib.train.metrics import label_scores, language_scores
 
+M = TypeVar("M", bound=Spec)
 Rngs = Sequence[np.random.Generator]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
@@ -54,9 +56,13 @@ class Objective(Spec, slot="objective"):
             refusal = vocabulary_refusal(model, tokenizer)
         return refusal
 
-    def fitted(self, rows: Sequence[Row]) -> Self:
-        """This objective with what it takes from the training rows filled in."""
+    def fitted(self, rows: Sequence[Row], model: Any = None) -> Self:
+        """This objective with what it takes from the training rows and the model's spec filled in."""
         return self
+
+    def naming(self, model: M) -> M:
+        """The model's spec with what this (fitted) objective knows of it filled in."""
+        return model
 
     def examples(self, rows: Sequence[Row], tokenizer: Tokenizer, length: int, *, training: bool = True) -> Examples:
         """The rows in ids, no sequence longer than `length`."""
@@ -211,7 +217,7 @@ class Seq2Seq(ToDecoder, kind="seq2seq"):
 
 
 class Classify(Objective, kind="classify"):
-    """One of `labels` for a text; without labels, those of the training rows in alphabetical order."""
+    """One of `labels` for a text; without labels, the head's, else those of the training rows in alphabetical order."""
 
     columns = ("text", "label")
     models = ("encoder", "decoder")
@@ -228,14 +234,25 @@ class Classify(Objective, kind="classify"):
         refusal, count = super().refuses(model, tokenizer), getattr(model.head, "num_labels", None)
         if refusal is None and self.labels and count not in (None, len(self.labels)):
             refusal = f"model.head.num_labels is {count}, and there are {len(self.labels)} labels: set it to that"
+        named = getattr(model.head, "labels", ())
+        if refusal is None and self.labels and named and named != self.labels:
+            refusal = f"model.head.labels are {', '.join(named)}, and the objective's {', '.join(self.labels)}"
+        if refusal is None and getattr(model.head, "problem", None) in ("multi_label", "regression"):
+            refusal = f"model.head.problem is {model.head.problem}: classify trains single_label"
         return refusal
 
-    def fitted(self, rows: Sequence[Row]) -> Self:
-        labels = self.labels or tuple(sorted({row["label"] for row in rows}))
+    def fitted(self, rows: Sequence[Row], model: Any = None) -> Self:
+        named = getattr(getattr(model, "head", None), "labels", ())
+        labels = self.labels or named or tuple(sorted({row["label"] for row in rows}))
         if len(labels) < 2:
             raise DataError("data.label", f"is {labels[0]!r} in every row" if labels else "has no rows",
                             "must have at least two values")  # fmt: skip
         return self.replace(labels=labels)
+
+    def naming(self, model: M) -> M:
+        head: Any = getattr(model, "head", None)
+        named = isinstance(head, LabelledSpec) and not head.labels and head.num_labels == len(self.labels)
+        return model.replace(head=head.replace(labels=self.labels)) if named else model
 
     def examples(self, rows: Sequence[Row], tokenizer: Tokenizer, length: int, *, training: bool = True) -> Examples:
         number = {label: i for i, label in enumerate(self.labels)}

@@ -76,8 +76,9 @@ def _train(
     spec, checkpoints = config.train, Checkpoints(folder, config.train.keep)
     found = _starting_point(checkpoints, resume)
     splits = config.data.load(spec.objective.columns, base)
-    objective = spec.objective.fitted(splits.train)
+    objective = spec.objective.fitted(splits.train, config.model)
     spec = spec.replace(objective=objective)
+    config = config.replace(model=objective.naming(config.model), train=spec)
     source = None if spec.init is None or found is not None else source_of(spec.init, base)
     tokenizer = _tokenizer(config, found, source, splits, base)
     _fit(config, objective, tokenizer)
@@ -198,7 +199,7 @@ def _tree(folder: Path) -> dict[str, Any]:
 def _unchanged(found: Path, config: Config, tree: dict[str, Any]) -> None:
     """A run goes on with the model, the data and the objective that it began with."""
     saved = _tree(found)
-    if read_spec(found) != config.model:
+    if config.train.objective.naming(read_spec(found)) != config.model:
         raise CheckpointError(str(found), "has another model than the config", "must be the same to resume",
                               "train it anew in another folder")  # fmt: skip
     ours, theirs = tree["train"], saved.get("train", {})

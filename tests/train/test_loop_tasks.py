@@ -12,6 +12,7 @@ import torch
 from runs import ADAMW, BLOCK, WORDS, rows, same
 
 from attnlib.errors import CheckpointError, DataError, SpecError
+from attnlib.pretrained import read_spec
 from attnlib.spec import read
 from attnlib.train import Config, TrainResult, train
 
@@ -87,7 +88,9 @@ def test_classification_scores_accuracy_and_f1_and_keeps_its_labels(tmp_path: Pa
     result = learn(tmp_path / "run", JUDGE, {"kind": "classify"}, labels, steps=40)
     assert result.scores["eval_accuracy"] == result.scores["eval_macro_f1"] == 1.0
     assert result.objective.labels == ("down", "up")
-    assert "labels: [down, up]" in (result.checkpoint / "config.yaml").read_text()
+    assert result.model.spec.head.labels == read_spec(result.checkpoint).head.labels == ("down", "up")  # type: ignore[attr-defined]
+    again = learn(tmp_path / "run", JUDGE, {"kind": "classify"}, labels, steps=41, resume=True)
+    assert again.step == 41
 
 
 def test_fine_tuning_takes_every_weight_but_a_new_head(tmp_path: Path, book: dict[str, Any], labels: dict[str, Any]) -> None:

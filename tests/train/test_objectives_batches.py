@@ -231,6 +231,14 @@ def test_classes_come_from_training_and_unseen_ones_are_refused() -> None:
         Classify().fitted(LABELLED[:1])
 
 
+def test_a_head_with_names_lends_them_and_one_without_gets_them() -> None:
+    named = model_spec("encoder", head={"kind": "classify", "num_labels": 2, "labels": ["pos", "neg"]})
+    assert Classify().fitted(LABELLED, named).labels == ("pos", "neg")
+    bare = model_spec("encoder", **CLASSIFY)
+    assert Classify().fitted(LABELLED, bare).naming(bare).head.labels == ("neg", "pos")
+    assert Classify(labels=("pos", "neg")).naming(named) == named and MaskedLM().naming(bare) == bare
+
+
 BLOCK = {"attention": {"kind": "softmax", "num_heads": 2, "mask": ["causal"]}, "mlp": {"kind": "dense", "d_ff": 16}}
 SEEING = {"attention": {"kind": "softmax", "num_heads": 2}, "mlp": {"kind": "dense", "d_ff": 16}}
 CROSSED = BLOCK | {"cross": {"kind": "softmax", "num_heads": 2}}
@@ -313,6 +321,10 @@ def test_objectives_refuse_models_that_do_not_fit() -> None:
     assert MaskedLM().refuses(model_spec("encoder", head="none")) == "model.head is none: use lm or masked_lm"
     three = model_spec("encoder", head={"kind": "classify", "num_labels": 3})
     assert "num_labels is 3, and there are 2 labels" in str(Classify(labels=("a", "b")).refuses(three))
+    named = model_spec("encoder", head={"kind": "classify", "num_labels": 2, "labels": ["b", "a"]})
+    assert "head.labels are b, a, and the objective's a, b" in str(Classify(labels=("a", "b")).refuses(named))
+    many = model_spec("encoder", head={"kind": "classify", "num_labels": 2, "problem": "multi_label"})
+    assert "problem is multi_label" in str(Classify().refuses(many))
 
 
 def test_a_model_that_sees_the_tokens_to_come_is_refused() -> None:

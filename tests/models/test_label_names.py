@@ -1,0 +1,25 @@
+"""Heads that know what their logits mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from attnlib.models.heads import ClassifyHeadSpec, HeadSpec, TagHeadSpec
+from attnlib.spec import SpecErrors, read, write
+
+
+@pytest.mark.parametrize("kind", [ClassifyHeadSpec, TagHeadSpec])
+def test_labels_are_optional_and_as_many_as_logits(kind: type[ClassifyHeadSpec]) -> None:
+    assert kind(num_labels=2).names == ("LABEL_0", "LABEL_1")
+    assert kind(num_labels=2, labels=("no", "yes")).names == ("no", "yes")
+    with pytest.raises(SpecErrors, match=r"labels: names 2, wish num_labels of them \(3\)"):
+        kind(num_labels=3, labels=("no", "yes"))
+
+
+def test_labels_and_problem_are_words_of_the_grammar() -> None:
+    tree = {"kind": "classify", "num_labels": 2, "labels": ["no", "yes"], "problem": "multi_label"}
+    head = read(HeadSpec, tree)
+    assert isinstance(head, ClassifyHeadSpec) and head.labels == ("no", "yes") and head.problem == "multi_label"
+    assert read(HeadSpec, write(head)) == head
+    with pytest.raises(SpecErrors, match="problem"):
+        read(HeadSpec, {**tree, "problem": "many"})
