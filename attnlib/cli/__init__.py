@@ -16,7 +16,9 @@ from collections.abc import Sequence
 
 from attnlib.errors import AttnlibError, UsageError
 
-COMMANDS = ("train", "generate", "score", "evaluate", "describe", "check", "explain", "attend", "configs", "schema")
+COMMANDS = (
+    "train", "generate", "score", "evaluate", "describe", "check", "explain", "attend", "parity", "configs", "schema",
+)  # fmt: skip
 DEBUG = "ATTNLIB_DEBUG"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnlib.errors import LayoutError
 from attnlib.layout import Layout
-from attnlib.models.heads import Head, HeadSpec, NoHeadSpec, PooledHead
+from attnlib.models.heads import Head, PooledHead
 from attnlib.models.output import Output, read_layout
 from attnlib.models.spec import ModelSpec
 from attnlib.models.stack import Stack, StackSpec
@@ -73,7 +73,6 @@ class EncoderSpec(ModelSpec, kind="encoder"):
     """A BERT-style encoder."""
 
     stack: StackSpec
-    head: HeadSpec = NoHeadSpec()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import nn
 
+from attnlib.models.heads import HeadSpec, NoHeadSpec
 from attnlib.nn.embeddings import EmbeddingSpec
 from attnlib.nn.init import Init, Normal
 from attnlib.spec import Spec
@@ -17,6 +18,7 @@ class ModelSpec(Spec, slot="model"):
     vocab_size: int = Field(ge=1)
     embedding: EmbeddingSpec = EmbeddingSpec()
     init: Init = Normal()
+    head: HeadSpec = NoHeadSpec()
 
     def build(self) -> nn.Module:
         raise NotImplementedError

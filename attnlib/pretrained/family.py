@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from attnlib.errors import CheckpointError, UsageError, nearest
 from attnlib.pretrained.table import Table
@@ -55,12 +55,27 @@ class HFConfig:
         return scaling.get("rope_theta", float, self.get("rope_theta", float, 10000.0)), scaling
 
 
+class Sample(NamedTuple):
+    """A tiny foreign model for the proof of parity: its class, the keys of its config, the attention it computes with."""
+
+    architecture: str
+    config: Mapping[str, Any]
+    attention: str = "sdpa"
+
+
 class Family(ABC):
-    """One family. A subclass in a module of this package, or anywhere once imported, is found by its model types."""
+    """One family. A subclass in a module of `attnlib.pretrained.families`, or anywhere once imported, is found.
+
+    architectures: the foreign class names whose weights the table reads, each with the kind of our head for it; the
+    first is meant where a config names none.
+    positions: whether the foreign model is "given" the positions of a padded batch, has "counted" the real tokens
+    itself, or knows "none", so that only padding on the right leaves it unchanged.
+    """
 
     name: ClassVar[str] = ""
     model_types: ClassVar[tuple[str, ...]] = ()
-    architectures: ClassVar[tuple[str, ...]] = ()  # the foreign class names whose weights the table reads
+    architectures: ClassVar[Mapping[str, str]] = {}
+    positions: ClassVar[Literal["given", "counted", "none"]] = "given"
 
     @abstractmethod
     def spec_from(self, config: HFConfig) -> ModelSpec:
@@ -83,16 +98,33 @@ class Family(ABC):
     def table(self, spec: ModelSpec) -> Table:
         """The names of this family's tensors and ours."""
 
+    @abstractmethod
+    def samples(self) -> Mapping[str, Sample]:
+        """Tiny models by what is odd about each: every option and every head that this family's configs know."""
+
+    def architecture(self, config: HFConfig) -> str:
+        """The foreign class whose weights the file holds."""
+        return next(iter(config.get("architectures", list, [])), next(iter(self.architectures)))
+
+    def architecture_of(self, spec: ModelSpec) -> str:
+        """The foreign class with the head of a spec."""
+        kind = spec.head.kind
+        for name, known in self.architectures.items():
+            if known == kind:
+                return name
+        wish = f"wish one of {', '.join(dict.fromkeys(self.architectures.values()))}"
+        raise CheckpointError("model.head", f"is of kind {kind!r}, which no class of {self.name} has", wish)
+
     def untied(self, spec: ModelSpec, theirs: str) -> ModelSpec:
         """The spec to build when the values of a tie differ in the file."""
         raise CheckpointError(theirs, "differs from the tensor it is tied to", "wish equal values")
 
 
 def families() -> Iterator[Family]:
-    """Every family: of the modules of this package, and of the modules that a program imported itself."""
-    package = importlib.import_module("attnlib.pretrained")
+    """Every family: of the package `families`, and of the modules that a program imported itself."""
+    package = importlib.import_module("attnlib.pretrained.families")
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"attnlib.pretrained.{module.name}")
+        importlib.import_module(f"{package.__name__}.{module.name}")
     below: list[type[Family]] = list(Family.__subclasses__())
     for kind in below:  # grows while it is walked
         below += kind.__subclasses__()
@@ -131,7 +163,7 @@ def explain_unread(family: Family, spec: ModelSpec, unread: Sequence[str]) -> st
             continue
         try:
             groups = other.table(spec)
-        except (CheckpointError, AttributeError):  # this spec has not what the other family's table asks for
+        except Exception:  # this spec has not what the other family's table asks for
             continue
         if all(groups.reads(name) for name in unread):
             return f"is this a {other.name} checkpoint?"

@@ -9,7 +9,7 @@ shapes and dtypes are compared before anything is read.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -109,6 +109,17 @@ class Rename(Rule):
 
     def save(self, ours: Sequence[Tensor]) -> Sequence[Tensor]:
         return (_turned(ours[0], self.transpose),)
+
+
+def renames(
+    theirs: str, ours: str, names: Mapping[str, str], *, parts: Sequence[str] = ("weight", "bias"), transpose: bool = False
+) -> list[Rename]:
+    """Rename(theirs + name + part, ours + our name + part) for every name and part; only weights are transposed."""
+    return [
+        Rename(f"{theirs}{name}.{part}", f"{ours}{our}.{part}", transpose and part == "weight")
+        for name, our in names.items()
+        for part in parts
+    ]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from attnlib.nn.meta import on_meta
 from attnlib.nn.norms import RMSNormSpec
 from attnlib.pretrained import export, load
 from attnlib.pretrained.canonical import canonical, difference
+from attnlib.pretrained.families.llama import Llama
 from attnlib.pretrained.family import HFConfig, families, family_named, find
-from attnlib.pretrained.llama import Llama
 from attnlib.pretrained.rules import Rename
 from attnlib.pretrained.table import Table
 
@@ -25,7 +25,7 @@ class NormedLlama(Llama):
 
     name = "normed_llama_of_this_test"
     model_types = (name,)
-    architectures = ("NormedLlamaForCausalLM",)
+    architectures = {"NormedLlamaForCausalLM": "lm"}
 
     def spec_from(self, config):
         spec = super().spec_from(config)

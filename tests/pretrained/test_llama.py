@@ -12,8 +12,8 @@ from attnlib.attention.rotary import Dynamic, Linear, Llama3, Yarn
 from attnlib.errors import CheckpointError
 from attnlib.nn.init import Normal
 from attnlib.pretrained import check, export, load, read_spec, save, verify
+from attnlib.pretrained.families.llama import Llama
 from attnlib.pretrained.family import HFConfig, find
-from attnlib.pretrained.llama import Llama
 from attnlib.pretrained.tensors import INDEX, SINGLE, InMemory, open_tensors, write_tensors
 
 torch.set_num_threads(1)

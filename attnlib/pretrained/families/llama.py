@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from attnlib.attention.masks import Causal
@@ -16,10 +17,21 @@ from attnlib.models.stack import StackSpec
 from attnlib.nn.feed_forward import GatedSpec
 from attnlib.nn.init import Normal
 from attnlib.nn.norms import RMSNormSpec
-from attnlib.pretrained.family import Family, HFConfig
+from attnlib.pretrained.family import Family, HFConfig, Sample
 from attnlib.pretrained.rope import rope_config, rotary_from
-from attnlib.pretrained.rules import Ignore, Rename, Tied
+from attnlib.pretrained.rules import Ignore, Rename, Tied, renames
 from attnlib.pretrained.table import Table
+
+NORMS = {"input_layernorm": "attention.before", "post_attention_layernorm": "mlp.before"}
+ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "out"}
+MLP = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+
+
+def lm_head(spec: ModelSpec) -> Rename | Tied:
+    """The vocabulary's rule: a tensor of its own, or the embedding's."""
+    if isinstance(spec.head, LMHeadSpec) and spec.head.tied:
+        return Tied("lm_head.weight", "embedding.token.weight")
+    return Rename("lm_head.weight", "head.vocabulary.weight")
 
 
 class Llama(Family):
@@ -27,7 +39,7 @@ class Llama(Family):
 
     name = "llama"
     model_types = ("llama",)
-    architectures = ("LlamaForCausalLM", "LlamaModel")
+    architectures = {"LlamaForCausalLM": "lm", "LlamaModel": "none"}
 
     def spec_from(self, config: HFConfig) -> DecoderSpec:
         config.only("hidden_act", ("silu",))
@@ -53,7 +65,7 @@ class Llama(Family):
                 block=BlockSpec(norm=norm, attention=attention, mlp=mlp),
                 final_norm=norm,
             ),
-            head=NoHeadSpec() if config.get("architectures", list, []) == ["LlamaModel"] else head,
+            head=NoHeadSpec() if self.architecture(config) == "LlamaModel" else head,
             init=Normal(scale=config.get("initializer_range", float, 0.02)),
         )
 
@@ -69,7 +81,7 @@ class Llama(Family):
         tied = isinstance(spec.head, LMHeadSpec) and spec.head.tied
         tree = {
             "model_type": "llama",
-            "architectures": ["LlamaModel" if isinstance(spec.head, NoHeadSpec) else "LlamaForCausalLM"],
+            "architectures": [self.architecture_of(spec)],
             "vocab_size": spec.vocab_size,
             "hidden_size": spec.d_model,
             "intermediate_size": mlp.d_ff,
@@ -90,24 +102,37 @@ class Llama(Family):
         return tree
 
     def table(self, spec: ModelSpec) -> Table:
-        headless = isinstance(getattr(spec, "head", None), NoHeadSpec)
+        headless = isinstance(spec.head, NoHeadSpec)
         top = "" if headless else "model."
         theirs, ours = f"{top}layers.{{i}}.", "stack.blocks.{i}."
-        parts = ("weight", "bias")
-        head = [] if headless else [Rename("lm_head.weight", "head.vocabulary.weight")]
-        tied = getattr(getattr(spec, "head", None), "tied", False)
         return Table([
-            Rename(f"{top}embed_tokens.weight", "embedding.token.weight"),
-            Rename(f"{theirs}input_layernorm.weight", f"{ours}attention.before.weight"),
-            *(Rename(f"{theirs}self_attn.{name}_proj.{part}", f"{ours}attention.body.{our}.{part}")
-              for name, our in (("q", "q"), ("k", "k"), ("v", "v"), ("o", "out")) for part in parts),
-            Rename(f"{theirs}post_attention_layernorm.weight", f"{ours}mlp.before.weight"),
-            *(Rename(f"{theirs}mlp.{name}_proj.{part}", f"{ours}mlp.body.{name}.{part}")
-              for name in ("gate", "up", "down") for part in parts),
-            Rename(f"{top}norm.weight", "stack.final_norm.weight"),
-            *([Tied("lm_head.weight", "embedding.token.weight")] if tied else head),
+            *renames(top, "", {"embed_tokens": "embedding.token", "norm": "stack.final_norm"}, parts=("weight",)),
+            *renames(theirs, ours, NORMS, parts=("weight",)),
+            *renames(f"{theirs}self_attn.", f"{ours}attention.body.", ATTENTION),
+            *renames(f"{theirs}mlp.", f"{ours}mlp.body.", MLP),
+            *([] if headless else [lm_head(spec)]),
             Ignore(f"{theirs}self_attn.rotary_emb.inv_freq", "computed from rope_parameters"),
         ])  # fmt: skip
+
+    def samples(self) -> Mapping[str, Sample]:
+        base = {
+            "vocab_size": 61, "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5,
+        }  # fmt: skip
+        scaled = {"rope_theta": 500.0, "original_max_position_embeddings": 8, "factor": 4.0}
+        variants: dict[str, dict[str, Any]] = {
+            "grouped": {},
+            "multi-query, tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
+            "multi-head, biases": {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True},
+            "wide heads": {"head_dim": 10},
+            "linear": {"rope_parameters": {"rope_theta": 500.0, "rope_type": "linear", "factor": 2.5}},
+            "dynamic": {"rope_parameters": {"rope_theta": 500.0, "rope_type": "dynamic", "factor": 3.0}},
+            "llama3": {"rope_parameters": {**scaled, "rope_type": "llama3", "low_freq_factor": 1.0,
+                                           "high_freq_factor": 4.0}},
+            "yarn": {"rope_parameters": {**scaled, "rope_type": "yarn", "beta_fast": 6.0, "truncate": False}},
+        }  # fmt: skip
+        made = {name: Sample("LlamaForCausalLM", {**base, **variant}) for name, variant in variants.items()}
+        return {**made, "headless": Sample("LlamaModel", base)}
 
     def untied(self, spec: ModelSpec, theirs: str) -> ModelSpec:
         if theirs != "lm_head.weight" or not isinstance(spec, DecoderSpec):

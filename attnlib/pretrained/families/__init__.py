@@ -1,0 +1,1 @@
+"""One module a family of public checkpoints; each is found by being here."""

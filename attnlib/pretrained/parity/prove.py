@@ -1,0 +1,268 @@
+"""One sample proven: logits, padding, cache, gradients, the way back, and half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnlib.errors import AttnlibError
+from attnlib.layout import Layout
+from attnlib.pretrained.export import export
+from attnlib.pretrained.family import Family, Sample
+from attnlib.pretrained.folder import check, load
+from attnlib.pretrained.parity import theirs
+from attnlib.pretrained.rules import Pattern
+from attnlib.pretrained.table import Table
+from attnlib.pretrained.tensors import open_tensors
+
+GATE = 2e-5  # of max |logit|, in fp32
+GRADIENT_GATE = 1e-4  # of the largest gradient of the same tensor
+FLOOR = 1e-2  # ... or of this part of the largest of all, where a gradient is zero but for rounding
+TOKENS, PADDED = 20, 9  # columns of a batch without padding, and of one with
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one sample gave. Figures are max |a - b| / max |b|; None = does not apply.
+
+    plain, left, right, cached: outputs of a batch without padding, padded on a side, and of steps through both caches;
+    gradient: the worst tensor's; back: what transformers gives for the folder we write, against its own;
+    bits: whether `plain` is equal bit for bit; half: the deviation in bfloat16 (0: bit for bit);
+    read, written, ignored: tensors of the files. fault: what went wrong, if anything.
+    """
+
+    family: str
+    sample: str
+    plain: float | None = None
+    left: float | None = None
+    right: float | None = None
+    cached: float | None = None
+    gradient: float | None = None
+    back: float | None = None
+    half: float | None = None
+    bits: bool = False
+    read: int = 0
+    written: int = 0
+    ignored: int = 0
+    fault: str = ""
+
+    @property
+    def worst(self) -> float:
+        """The largest deviation of outputs in fp32."""
+        return max((f for f in (self.plain, self.left, self.right, self.cached, self.back) if f is not None), default=0.0)
+
+    @property
+    def ok(self) -> bool:
+        return not self.fault and self.worst <= GATE and (self.gradient or 0.0) <= GRADIENT_GATE
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def prove(family: Family, name: str, sample: Sample, place: Path, *, seed: int = 0) -> Row:
+    """Everything about one sample; `place` is an empty folder to write in."""
+    found: dict[str, Any] = {}
+    try:
+        for figure in _figures(family, sample, place, seed):
+            found |= figure
+    except AttnlibError as error:
+        found["fault"] = str(error)
+    return Row(family.name, name, **found)
+
+
+def _figures(family: Family, sample: Sample, place: Path, seed: int) -> Iterator[dict[str, Any]]:
+    hf = theirs.build(family, sample, seed=seed)
+    folder = theirs.write(hf, place / "theirs")
+    report = check(folder)
+    yield {"read": report.read, "ignored": len(report.ignored)}
+    side = Sides(family, hf, load(folder), seed)
+    yield side.plain()
+    yield {} if family.positions == "none" else {"left": side.padded("left")}
+    yield {"right": side.padded("right")}
+    yield side.cached()
+    yield side.gradient(place / "gradients")
+    yield side.back(sample, place / "back", folder)
+    yield side.half(sample, folder)
+
+
+class Sides:
+    """Their model and ours over the same batches."""
+
+    def __init__(self, family: Family, hf: Any, ours: Any, seed: int = 0) -> None:
+        self.family, self.hf, self.ours = family, hf, ours
+        self.both = hasattr(ours, "encode")
+        self.made = torch.Generator().manual_seed(seed + 1)
+        self.counted = family.positions == "counted"
+
+    def plain(self) -> dict[str, Any]:
+        inputs = self.batch(TOKENS)
+        with torch.no_grad():
+            a, b = self.our(inputs), self.their(inputs)
+        return {"plain": deviation(a, b), "bits": all(torch.equal(a[key], b[key]) for key in b)}
+
+    def padded(self, side: str) -> float:
+        """Rows of unlike lengths, compared at their real tokens."""
+        inputs = self.batch(PADDED, side)
+        with torch.no_grad():
+            return deviation(self.real(self.our(inputs), inputs), self.real(self.their(inputs), inputs))
+
+    def cached(self) -> dict[str, Any]:
+        """Both sides in steps of 4, 1, 1 and the rest, after the padded source or over left-padded rows."""
+        if not hasattr(self.ours, "begin") or self.ours.spec.head.kind != "lm":
+            return {}
+        inputs = self.batch(PADDED, None if self.family.positions == "none" else "left")
+        with torch.no_grad():
+            return {"cached": deviation({"logits": self._our_steps(inputs)}, {"logits": self._their_steps(inputs)})}
+
+    def gradient(self, folder: Path) -> dict[str, Any]:
+        """Gradients of one loss, a random weighing of the outputs at real tokens, under the names of the file."""
+        inputs, weigh = self.batch(PADDED, "right"), torch.Generator().manual_seed(5)
+        ours, there = (self.real(run(inputs), inputs) for run in (self.our, self.their))
+        weights = {name: torch.randn(x.shape, generator=weigh) for name, x in there.items()}
+        for out in (ours, there):
+            torch.stack([(out[name] * weight).sum() for name, weight in weights.items()]).sum().backward()
+        wanted = theirs.gradients(self.hf, folder)
+        given = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self.ours.named_parameters()}
+        table = self.family.table(self.ours.spec)
+        made = table.save(given)
+        whole = max(float(g.abs().nan_to_num(0).max()) for g in wanted.values())
+        worst = 0.0
+        for name, grad in made.items():
+            if name not in wanted:
+                return {"gradient": float("inf"), "fault": f"{name} has no gradient in transformers"}
+            if bool(wanted[name].isnan().any()):  # a constant on their side
+                continue
+            scale = max(float(wanted[name].abs().max()), FLOOR * whole)
+            worst = max(worst, float((grad - wanted[name]).abs().max()) / scale)
+        if missing := [n for n, g in wanted.items() if n not in made and not g.isnan().any() and not _kept(table, n)]:
+            return {"gradient": worst, "fault": f"{missing[0]} has a gradient in transformers, and none here"}
+        return {"gradient": worst}
+
+    def back(self, sample: Sample, folder: Path, before: Path) -> dict[str, Any]:
+        """What we write is opened there without complaint, and gives what it gave."""
+        export(self.ours, folder, self.family.name)
+        again, complaints = theirs.read(sample.architecture, folder, attn_implementation=sample.attention)
+        old, new = open_tensors(before), open_tensors(folder)
+        fault = "; ".join(complaints[:3])
+        for name in new.facts.keys() & old.facts.keys():
+            if new.facts[name] != old.facts[name] or not torch.equal(new.read(name), old.read(name)):
+                fault = f"{name} comes back changed"
+        inputs = self.batch(TOKENS)
+        with torch.no_grad():
+            figure = deviation(theirs.outputs(theirs.call(again, inputs, counted=True)), self.their(inputs))
+        return {"back": figure, "written": len(new.facts), "fault": fault}
+
+    def half(self, sample: Sample, folder: Path) -> dict[str, Any]:
+        """The deviation of outputs in bfloat16."""
+        hf, _ = theirs.read(sample.architecture, folder, dtype=torch.bfloat16, attn_implementation=sample.attention)
+        other = Sides(self.family, hf, load(folder, dtype=torch.bfloat16))
+        return {"half": other.plain()["plain"]}
+
+    # -- batches ----------------------------------------------------------------------------------------------------
+
+    def batch(self, tokens: int, side: str | None = None) -> dict[str, Tensor]:
+        """Ids of three rows and, padded on a `side`, their mask; sources and targets where there are two stacks."""
+        inputs = self._rows("", tokens, side)
+        if self.both:
+            inputs |= self._rows("decoder_", tokens - 2, side)
+        return inputs
+
+    def _rows(self, prefix: str, tokens: int, side: str | None) -> dict[str, Tensor]:
+        spec, config = self.ours.spec, self.hf.config
+        vocab = (getattr(spec, "decoder_vocab_size", None) if prefix else None) or spec.vocab_size
+        pad = config.pad_token_id if getattr(config, "pad_token_id", None) is not None else 0
+        ids = torch.randint(5, vocab, (3, tokens), generator=self.made)
+        ids[ids == pad] = 5 if pad != 5 else 6
+        mask = torch.ones_like(ids)
+        if side is not None:
+            for row, missing in enumerate((0, 3, 1)):
+                mask[row, : missing] = 0 if side == "left" else 1
+                mask[row, tokens - missing :] = 0 if side == "right" else 1
+        ids = ids.masked_fill(mask == 0, pad)
+        return {f"{prefix}input_ids": ids, f"{prefix}attention_mask": mask}
+
+    def our(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        source = {"attention_mask": inputs["attention_mask"]}
+        if self.both:
+            out = self.ours(inputs["input_ids"], inputs["decoder_input_ids"], **source,
+                            decoder_attention_mask=inputs["decoder_attention_mask"])  # fmt: skip
+        else:
+            out = self.ours(inputs["input_ids"], **source)
+        found = {"logits": out.logits, "last": out.last, "pooled": out.pooled}
+        return {name: x for name, x in found.items() if x is not None}
+
+    def their(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return theirs.outputs(theirs.call(self.hf, inputs, counted=self.counted))
+
+    def real(self, out: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs at real tokens; those of whole texts as they are."""
+        mask = inputs["decoder_attention_mask" if self.both else "attention_mask"].bool()
+        return {key: x[mask] if x.shape[:2] == mask.shape else x for key, x in out.items()}
+
+    # -- steps ------------------------------------------------------------------------------------------------------
+
+    def _steps(self, inputs: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(ids, mask so far) of the columns, a few at a time."""
+        ids = inputs["decoder_input_ids" if self.both else "input_ids"]
+        mask = torch.ones_like(ids) if self.both else inputs["attention_mask"]
+        begin = 0
+        for end in (4, 5, 6, ids.shape[1]):
+            yield ids[:, begin:end], mask[:, :end]
+            begin = end
+
+    def _our_steps(self, inputs: dict[str, Tensor]) -> Tensor:
+        if self.both:
+            state = self.ours.begin(inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        else:
+            state = self.ours.begin(batch=len(inputs["input_ids"]))
+        found, real = [], []
+        for ids, mask in self._steps(inputs):
+            here = mask[:, -ids.shape[1] :]
+            layout = Layout.from_lengths(here.sum(1).tolist(), ids.shape[1], side="left", starts=state.lengths)
+            found.append(self.ours.step(ids, layout, state, at=slice(None)))
+            real.append(here.bool())
+        return torch.cat(found, 1)[torch.cat(real, 1)]
+
+    def _their_steps(self, inputs: dict[str, Tensor]) -> Tensor:
+        past: Any = None
+        found, real = [], []
+        memory = None
+        for ids, mask in self._steps(inputs):
+            given = {"input_ids": ids, "attention_mask": mask}
+            if self.both:
+                given = {**inputs, "decoder_input_ids": ids}
+                given.pop("decoder_attention_mask")
+            more: dict[str, Any] = {"past_key_values": past, "use_cache": True}
+            if memory is not None:
+                more["encoder_outputs"] = (memory,)
+            if not self.both and not self.counted and theirs.takes(self.hf, "position_ids"):
+                more["position_ids"] = theirs.positions(mask)[:, -ids.shape[1] :]
+            with theirs.quietly():
+                out = self.hf(**given, **more, return_dict=True)
+            past = out.past_key_values
+            memory = out.encoder_last_hidden_state if self.both else None
+            found.append(out.logits)
+            real.append(mask[:, -ids.shape[1] :].bool())
+        return torch.cat(found, 1)[torch.cat(real, 1)]
+
+
+def deviation(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    """The worst max |a - b| / max |b| over what both give; infinite for other names, other shapes and NaN."""
+    worst = 0.0
+    for key, there in theirs.items():
+        if key not in ours or ours[key].shape != there.shape:
+            return float("inf")
+        figure = float((ours[key].float() - there.float()).abs().max() / there.float().abs().max().clamp(min=1e-9))
+        worst = max(worst, figure if figure == figure else float("inf"))
+    return worst
+
+
+def _kept(table: Table, name: str) -> bool:
+    """Whether a name is a copy or carries nothing: read, but written by no rule of its own."""
+    kept = [*(tie.theirs for tie in table.ties), *(ignore.theirs for ignore in table.ignores)]
+    return any(Pattern(text).bind(name) is not None for text in kept)
