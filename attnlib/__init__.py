@@ -46,7 +46,7 @@ finally:
         gc.enable()
 
 if TYPE_CHECKING:
-    from attnlib.pretrained import load, save
+    from attnlib.pretrained import export, load, new, save
 
 __version__ = "0.1.0"
 
@@ -86,8 +86,10 @@ __all__ = [
     "Window",
     "attend",
     "build",
+    "export",
     "generate",
     "load",
+    "new",
     "picture",
     "save",
 ]
@@ -95,7 +97,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Checkpoints are read by those who ask for them: an import pays for what it uses."""
-    if name in ("load", "save"):
+    if name in ("export", "load", "new", "save"):
         from attnlib import pretrained
 
         globals()[name] = getattr(pretrained, name)

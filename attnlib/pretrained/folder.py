@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,12 +17,17 @@ from attnlib.errors import CheckpointError
 from attnlib.nn.meta import on_meta
 from attnlib.pretrained.family import Family, HFConfig, explain_unread, find
 from attnlib.pretrained.files import has_file, opened, read_json
+from attnlib.pretrained.fresh import HEAD, New, drawn_head, without_head
+from attnlib.pretrained.header import Fact
 from attnlib.pretrained.manifest import MANIFEST, Content, settle, write_folder
 from attnlib.pretrained.manifest import verify as verify_folder
+from attnlib.pretrained.origin import ORIGIN, Origin, read_origin
+from attnlib.pretrained.report import Report
 from attnlib.pretrained.rules import Rename
+from attnlib.pretrained.source import InMemory, Source
 from attnlib.pretrained.state import bare, facts_of, give, take, tensors_of
 from attnlib.pretrained.table import Plan, Table
-from attnlib.pretrained.tensors import SINGLE, InMemory, Source, open_tensors, write_tensors
+from attnlib.pretrained.tensors import SINGLE, open_tensors, write_tensors
 
 if TYPE_CHECKING:
     from attnlib.models.spec import ModelSpec
@@ -39,30 +44,6 @@ class SavesItself(Protocol):
     def save(self, folder: Path) -> Spec: ...
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a folder holds and what loading it does, without building weights."""
-
-    family: str
-    read: int
-    made: int
-    ties: tuple[tuple[str, str], ...]
-    untied: tuple[str, ...]
-    ignored: Mapping[str, str]
-    dtypes: tuple[str, ...]
-    nbytes: int
-    verified: bool
-
-    def __str__(self) -> str:
-        lines = [f"{self.family}: {self.read} tensors read, {self.made} made, {self.nbytes:,} bytes"]
-        lines.append(f"dtypes: {', '.join(self.dtypes)}")
-        lines += [f"tied: {theirs} = {ours}" for theirs, ours in self.ties]
-        lines += [f"untied, the values differ: {theirs}" for theirs in self.untied]
-        lines += [f"ignored: {name}: {why}" for name, why in self.ignored.items()]
-        lines.append(f"every file as in {MANIFEST}" if self.verified else f"no {MANIFEST}: bytes not verified")
-        return "\n".join(lines)
-
-
 @dataclass
 class _Opened:
     """A folder that was looked at: nothing read but the headers, and the tensors that ties compare."""
@@ -73,6 +54,8 @@ class _Opened:
     source: Source
     family: str
     untied: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    origin: Origin | None = None
 
 
 def save(
@@ -94,21 +77,29 @@ def save(
             tree["tokenizer"] = write(tokenizer.save(Path(place)))
             files = {path.name: path.read_bytes() for path in sorted(Path(place).iterdir())}
     files[CONFIG] = to_yaml(tree).encode("utf-8")
+    if origin := getattr(whole, "origin", None):
+        files[ORIGIN] = origin.written()
     tensors = tensors_of(whole)
     files[SINGLE] = lambda path: write_tensors(path, InMemory(tensors).facts, tensors.items())
     write_folder(folder, {**files, **(extra_files or {})})
 
 
 def load(
-    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, verify: bool = False
-) -> Any:
+    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, head: New | None = None,
+    verify: bool = False,
+) -> Any:  # fmt: skip
     """The model of a checkpoint folder, ours or of a known family, in evaluation mode.
 
     Every name, shape and dtype is compared before a tensor is read; a difference is a CheckpointError and no model.
-    `dtype` converts floating-point tensors, None keeps the file's; `verify` reads every byte against manifest.json.
+    `dtype` converts floating-point tensors, None keeps the file's; `verify` reads every byte against manifest.json;
+    `head=new(...)` puts a fresh head in the place of the file's.
     """
-    found = _look(settle(folder), check=verify)
-    return give(found.model, found.plan, found.source, device=device, dtype=dtype).eval()
+    found = _look(settle(folder), check=verify, head=head)
+    kind = dtype or next(fact.dtype for fact in found.plan.facts.values() if fact.dtype.is_floating_point)
+    fresh = drawn_head(found.model, found.spec, kind) if found.fresh else {}
+    model: Any = give(found.model, found.plan, found.source, device=device, dtype=dtype, fresh=fresh).eval()
+    model.origin = found.origin
+    return model
 
 
 def restore(model: nn.Module, folder: str | Path, *, verify: bool = True) -> None:
@@ -124,16 +115,27 @@ def restore(model: nn.Module, folder: str | Path, *, verify: bool = True) -> Non
     take(model, plan, source)
 
 
-def check(folder: str | Path) -> Report:
+def check(folder: str | Path, *, dtype: torch.dtype | None = None, head: New | None = None) -> Report:
     """Look at a folder as `load` would, verify its bytes where a manifest lies, and build no weights."""
     folder = settle(folder)
-    found = _look(folder, check=has_file(folder, MANIFEST))
-    dtypes = tuple(sorted({str(fact.dtype).removeprefix("torch.") for fact in found.plan.facts.values()}))
+    found = _look(folder, check=has_file(folder, MANIFEST), head=head)
+    facts = found.plan.facts.values()
     return Report(
-        family=found.family, read=len(found.source.facts) - len(found.plan.ignored), made=len(found.plan.facts),
-        ties=tuple(found.plan.ties), untied=found.untied, ignored=found.plan.ignored, dtypes=dtypes,
-        nbytes=sum(fact.nbytes for fact in found.plan.facts.values()), verified=has_file(folder, MANIFEST),
+        family=found.family, read=sum(len(step.reads) for step in found.plan.steps) + len(found.plan.ties),
+        made=len(facts), ties=tuple(found.plan.ties), untied=found.untied, ignored=found.plan.ignored,
+        dtypes=tuple(sorted({_change(fact, dtype) for fact in facts})), fresh=found.fresh,
+        nbytes=sum(Fact(_kept(fact, dtype), fact.shape).nbytes for fact in facts), verified=has_file(folder, MANIFEST),
     )  # fmt: skip
+
+
+def _kept(fact: Fact, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype if dtype is not None and fact.dtype.is_floating_point else fact.dtype
+
+
+def _change(fact: Fact, dtype: torch.dtype | None) -> str:
+    """`float16`, or `float16 -> float32`."""
+    names = [str(kind).removeprefix("torch.") for kind in dict.fromkeys((fact.dtype, _kept(fact, dtype)))]
+    return " -> ".join(names)
 
 
 def read_spec(folder: str | Path) -> ModelSpec:
@@ -142,16 +144,27 @@ def read_spec(folder: str | Path) -> ModelSpec:
     return _spec_of(folder)[0]
 
 
-def _look(folder: Path, *, check: bool) -> _Opened:
+def _look(folder: Path, *, check: bool, head: New | None = None) -> _Opened:
     if not folder.is_dir():
         raise CheckpointError(str(folder), "is not a folder", "wish a checkpoint folder")
     if check:
         verify_folder(folder)
-    spec, family = _spec_of(folder)
+    found = _opened(folder)
+    if head is None:
+        return found
+    spec = found.spec.replace(head=head.spec)
+    model = _on_meta(spec)
+    fresh = tuple(name for name in facts_of(model) if name.startswith(HEAD))
+    return replace(found, spec=spec, model=model, plan=without_head(found.plan), fresh=fresh)
+
+
+def _opened(folder: Path) -> _Opened:
+    spec, family, config = _spec_of(folder)
     source = open_tensors(folder)
     if family is None:
         model = _on_meta(spec)
-        return _Opened(spec, model, OURS.plan(source.facts, facts_of(model), where=str(folder)), source, "attnlib")
+        plan = OURS.plan(source.facts, facts_of(model), where=str(folder))
+        return _Opened(spec, model, plan, source, "attnlib", origin=read_origin(folder))
     plan, model = _plan(folder, family, spec, source)
     untied = []
     held = _Held(source)
@@ -162,7 +175,7 @@ def _look(folder: Path, *, check: bool) -> _Opened:
         source.release(theirs)
     if untied:
         plan, model = _plan(folder, family, spec, source)
-    return _Opened(spec, model, plan, held, family.name, tuple(untied))
+    return _Opened(spec, model, plan, held, family.name, tuple(untied), origin=Origin.of(family.name, config))
 
 
 def _plan(folder: Path, family: Family, spec: ModelSpec, source: Source) -> tuple[Plan, nn.Module]:
@@ -176,13 +189,13 @@ def _on_meta(spec: ModelSpec) -> nn.Module:
         return spec.build()
 
 
-def _spec_of(folder: Path) -> tuple[ModelSpec, Family | None]:
+def _spec_of(folder: Path) -> tuple[ModelSpec, Family | None, Mapping[str, Any]]:
     if has_file(folder, CONFIG):
-        return _read_config(folder), None
+        return _read_config(folder), None, {}
     if has_file(folder, HF_CONFIG):
         config = HFConfig(read_json(folder, HF_CONFIG), str(folder / HF_CONFIG))
         family = find(config)
-        return family.spec_from(config), family
+        return family.spec_from(config), family, config.tree
     raise CheckpointError(str(folder), f"has neither {CONFIG} nor {HF_CONFIG}", "wish a checkpoint folder")
 
 

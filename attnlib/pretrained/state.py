@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnlib.pretrained.header import Fact
-from attnlib.pretrained.table import Plan
-from attnlib.pretrained.tensors import Source, copy_by_slabs
+from attnlib.pretrained.source import Source
+from attnlib.pretrained.table import Made, Plan
+from attnlib.pretrained.tensors import copy_by_slabs
 
 
 def bare(model: nn.Module) -> Any:
@@ -45,16 +48,19 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def give(
-    model: nn.Module, plan: Plan, source: Source, *, device: str | torch.device, dtype: torch.dtype | None
-) -> nn.Module:
+    model: nn.Module, plan: Plan, source: Source, *, device: str | torch.device, dtype: torch.dtype | None,
+    fresh: Mapping[str, Tensor] | None = None,
+) -> nn.Module:  # fmt: skip
     """Turn a model of the meta device into a real one; the plan has compared names and shapes before.
 
     A tensor that needs no change stays memory-mapped; others are copied a few MB at a time into their final place.
+    `fresh` are the tensors that no file gives.
     """
     names, state = names_of(model), model.state_dict(keep_vars=True)
     found: dict[str, Tensor] = {}
     target = torch.device(device)
-    for name, tensor, release in plan.run(source):
+    begun = (Made(name, tensor, _keep) for name, tensor in (fresh or {}).items())
+    for name, tensor, release in chain(plan.run(source), begun):
         kind = dtype if dtype is not None and tensor.dtype.is_floating_point else tensor.dtype
         if target.type == "cpu" and kind == tensor.dtype and tensor.is_contiguous():
             final = tensor
@@ -67,6 +73,10 @@ def give(
     model.load_state_dict(found, strict=True, assign=True)
     _recompute(model, target)
     return model
+
+
+def _keep() -> None:
+    """What was read from nowhere has nothing to let go of."""
 
 
 def take(model: nn.Module, plan: Plan, source: Source) -> None:

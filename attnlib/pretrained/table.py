@@ -15,7 +15,7 @@ from torch import Tensor
 from attnlib.errors import CheckpointError, nearest
 from attnlib.pretrained.header import Fact
 from attnlib.pretrained.rules import Alias, Ignore, Pattern, Rename, Rule, Tied, pattern_of
-from attnlib.pretrained.tensors import InMemory, Source
+from attnlib.pretrained.source import InMemory, Source
 
 MOST = 8  # groups that one message names
 Explain = Callable[[Sequence[str]], str]

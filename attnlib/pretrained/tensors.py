@@ -1,4 +1,4 @@
-"""Tensors by name out of files: single and sharded safetensors by memory map, torch `.bin` under `weights_only`."""
+"""Tensors by name out of files: single and sharded safetensors, torch `.bin`, by memory map where the form allows."""
 
 from __future__ import annotations
 
@@ -6,41 +6,19 @@ import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from attnlib.errors import CheckpointError
-from attnlib.pretrained.files import has_file, opened, plain_name, read_json, regular_file
+from attnlib.pretrained.files import has_file, opened, plain_name, read_json
 from attnlib.pretrained.header import Fact, Place, make_header, read_header
+from attnlib.pretrained.pickled import read_pickled
+from attnlib.pretrained.source import Source
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 SLAB = 8 << 20  # bytes that one step of a converting copy takes
-
-
-class Source(Protocol):
-    """Tensors whose names, shapes and dtypes are known before one is read."""
-
-    @property
-    def facts(self) -> Mapping[str, Fact]: ...
-    def read(self, name: str) -> Tensor: ...
-    def release(self, name: str) -> None: ...
-
-
-class InMemory:
-    """A Source over tensors that are at hand already."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-        self.facts = {name: Fact(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-
-    def read(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def release(self, name: str) -> None:
-        """Nothing to give back."""
 
 
 class SafeTensors:
@@ -90,10 +68,11 @@ def open_tensors(folder: Path) -> Source:
         return SafeTensors(folder, [SINGLE])
     if has_file(folder, BIN_INDEX):
         index = _index(folder, BIN_INDEX)
-        return _agree(_pickled(folder, sorted(set(index.values()))), index, folder / BIN_INDEX)
+        return _agree(read_pickled(folder, sorted(set(index.values()))), index, folder / BIN_INDEX)
     if has_file(folder, BIN):
-        return _pickled(folder, [BIN])
-    raise CheckpointError(str(folder), "has no weights", f"wish {SINGLE}, shards with {INDEX}, or {BIN}")
+        return read_pickled(folder, [BIN])
+    other = "a distributed checkpoint runs code when it is read" if has_file(folder, ".metadata") else ""
+    raise CheckpointError(str(folder), "has no weights", f"wish {SINGLE}, shards with {INDEX}, or {BIN}", other)
 
 
 def _index(folder: Path, name: str) -> dict[str, str]:
@@ -112,31 +91,6 @@ def _agree(source: Source, index: Mapping[str, str], where: Path) -> Source:
     if extra:
         raise CheckpointError(str(where), f"does not name {extra[0]!r} (and {len(extra) - 1} more)", "wish all tensors")
     return source
-
-
-def _pickled(folder: Path, names: Iterable[str]) -> InMemory:
-    """torch.save files, through the unpickler that knows tensors and containers only."""
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        path = regular_file(folder, name)
-        try:
-            found: Any = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # what a crafted or cut pickle raises is anybody's guess
-            said = (str(error) or type(error).__name__).splitlines()[0][:120]
-            fact = f"cannot be read as weights: {said}"
-            raise CheckpointError(str(path), fact, "wish a file of tensors only", "safetensors is safer") from error
-        if not isinstance(found, dict) or not all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()
-        ):
-            raise CheckpointError(str(path), "holds more than tensors by name", "wish a state dict")
-        if twice := sorted(found.keys() & tensors.keys()):
-            raise CheckpointError(str(path), f"holds {twice[0]!r} again", "wish each tensor in one shard")
-        seen: set[int] = set()
-        for key, value in found.items():
-            place = value.untyped_storage().data_ptr()  # names that share memory in the pickle are told apart here
-            tensors[key] = value.detach().clone() if place in seen else value.detach().contiguous()
-            seen.add(place)
-    return InMemory(tensors)
 
 
 def copy_by_slabs(into: Tensor, view: Tensor, release: Callable[[], None]) -> Tensor:

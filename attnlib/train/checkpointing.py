@@ -18,7 +18,8 @@ from attnlib.errors import CheckpointError
 from attnlib.pretrained import restore, save, verify
 from attnlib.pretrained.files import read_json, write_json
 from attnlib.pretrained.manifest import MANIFEST, Content
-from attnlib.pretrained.tensors import InMemory, SafeTensors, write_tensors
+from attnlib.pretrained.source import InMemory
+from attnlib.pretrained.tensors import SafeTensors, write_tensors
 from attnlib.text.tokenizer import Tokenizer
 from attnlib.train.optim import Optimizers
 

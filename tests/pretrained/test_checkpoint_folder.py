@@ -13,7 +13,8 @@ from attnlib.config import load_tree
 from attnlib.errors import AttnlibError, CheckpointError
 from attnlib.models.decoder import DecoderSpec
 from attnlib.pretrained import check, load, read_spec, restore, save, verify
-from attnlib.pretrained.tensors import SINGLE, InMemory, SafeTensors, write_tensors
+from attnlib.pretrained.source import InMemory
+from attnlib.pretrained.tensors import BIN, SINGLE, SafeTensors, open_tensors, write_tensors
 from attnlib.spec import read
 
 torch.set_num_threads(1)
@@ -262,8 +263,14 @@ print((resident("VmHWM") - before) / final, "torch._dynamo" in sys.modules)
 
 @pytest.mark.multiprocess
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_loading_with_conversion_peaks_near_the_final_size_and_imports_no_tracer(tmp_path):
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_loading_with_conversion_peaks_near_the_final_size_and_imports_no_tracer(tmp_path, form):
     save(model(d_model=768, vocab_size=30_000).half(), tmp_path / "x")  # 92 MB in fp32, nearly all one tensor
+    if form == "bin":
+        source = open_tensors(tmp_path / "x")
+        torch.save({name: source.read(name) for name in source.facts}, tmp_path / "x" / BIN)
+        (tmp_path / "x" / SINGLE).unlink()
+        (tmp_path / "x" / "manifest.json").unlink()
     run = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path / "x")], capture_output=True, text=True, check=True)
     ratio, traced = run.stdout.split()
     assert float(ratio) < 1.2 and traced == "False"

@@ -14,7 +14,8 @@ from attnlib.nn.init import Normal
 from attnlib.pretrained import check, export, load, read_spec, save, verify
 from attnlib.pretrained.families.llama import Llama
 from attnlib.pretrained.family import HFConfig, find
-from attnlib.pretrained.tensors import INDEX, SINGLE, InMemory, open_tensors, write_tensors
+from attnlib.pretrained.source import InMemory
+from attnlib.pretrained.tensors import INDEX, SINGLE, open_tensors, write_tensors
 
 torch.set_num_threads(1)
 GATE = 2e-5  # of max |logit|, in fp32

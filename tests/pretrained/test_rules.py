@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from attnlib.errors import CheckpointError
 from attnlib.pretrained.header import Fact
 from attnlib.pretrained.rules import Alias, Ignore, Join, Pattern, Rename, Split, Stack, Tied, pattern_of
+from attnlib.pretrained.source import InMemory
 from attnlib.pretrained.table import Table
-from attnlib.pretrained.tensors import InMemory
 
 
 def facts(tensors):

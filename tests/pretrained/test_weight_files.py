@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import time
+import zipfile
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ import torch
 from attnlib.errors import CheckpointError
 from attnlib.pretrained import files
 from attnlib.pretrained.files import regular_file, write_file
-from attnlib.pretrained.tensors import BIN, INDEX, SINGLE, InMemory, copy_by_slabs, open_tensors, shards, write_tensors
+from attnlib.pretrained.source import InMemory
+from attnlib.pretrained.tensors import BIN, INDEX, SINGLE, copy_by_slabs, open_tensors, shards, write_tensors
 
 TENSORS = {
     "a.weight": torch.arange(15, dtype=torch.float32).view(3, 5),
@@ -257,6 +259,43 @@ def test_names_that_share_memory_in_a_pickle_are_told_apart(tmp_path):
     source = open_tensors(tmp_path)
     source.read("x").zero_()
     assert torch.equal(source.read("y"), x)
+
+
+def compressed(path):
+    """The same pickle with its records deflated: they cannot be mapped as they lie."""
+    with zipfile.ZipFile(path) as archive:
+        records = {item.filename: archive.read(item) for item in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("form", ["stored", "older", "turned"])
+def test_letting_go_of_a_pickles_pages_loses_nothing(tmp_path, form):
+    tensors = {"a": torch.randn(400, 300), "b": torch.randn(3)}
+    tensors["c"] = tensors["a"].T if form == "turned" else torch.randn(2, 5000)
+    torch.save(tensors, tmp_path / BIN, _use_new_zipfile_serialization=form != "older")
+    source = open_tensors(tmp_path)
+    for name in tensors:
+        source.release(name)
+        assert torch.equal(source.read(name), tensors[name])
+
+
+def test_a_compressed_pickle_is_read_or_refused_never_misread(tmp_path):
+    tensors = {"a": torch.zeros(100, 100), "b": torch.randn(3)}
+    torch.save(tensors, tmp_path / BIN)
+    compressed(tmp_path / BIN)
+    try:
+        source = open_tensors(tmp_path)
+    except CheckpointError:
+        return
+    assert all(torch.equal(source.read(name), tensor) for name, tensor in tensors.items())
+
+
+def test_a_distributed_checkpoint_is_refused_before_it_is_read(tmp_path):
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(CheckpointError, match=r"has no weights.*runs code"):
+        open_tensors(tmp_path)
 
 
 def test_a_folder_without_weights_says_what_is_wished(tmp_path):
