@@ -259,8 +259,11 @@ class Layout:
             self, positions=self.positions.to(device), segments=moved[0], tags=moved[1], encoded_at=moved[2], memo={}
         )
 
-    def coordinates(self, side: str, columns: slice = slice(None), heads: int = 1) -> Coordinates:
-        """Broadcastable coordinates: "q" gives [B|1, 1, T, 1], "k" gives [B|1, 1, 1, T]; head is [1, H, 1, 1]."""
+    def coordinates(self, side: str, columns: slice = slice(None), heads: int | tuple[int, ...] = 1) -> Coordinates:
+        """Broadcastable coordinates: "q" gives [B|1, 1, T, 1], "k" gives [B|1, 1, 1, T]; head is [1, H, 1, 1].
+
+        heads: how many, or which.
+        """
         rows, batch = (slice(0, 1), min(1, self.batch)) if self.is_dense else (slice(None), self.batch)
         tokens = self.tokens_in(columns)
         shape = (batch, 1, tokens, 1) if side == "q" else (batch, 1, 1, tokens)
@@ -271,7 +274,8 @@ class Layout:
 
         index = torch.arange(self.tokens, device=self.device)[columns].reshape(1, *shape[1:])
         row = torch.arange(self.batch, device=self.device).view(-1, 1, 1, 1)
-        head = torch.arange(heads, device=self.device).view(1, -1, 1, 1)
+        named = range(heads) if isinstance(heads, int) else heads
+        head = torch.tensor([*named], device=self.device).view(1, -1, 1, 1)
         return Coordinates(lay(self.positions), lay(self.segments), index, row, head, lay(self.tags))
 
     def tokens_in(self, columns: slice) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,12 +17,14 @@ from attnlib.attention.visibility import Visibility
 from attnlib.layout import Layout
 
 
-class Door(Protocol):
+class Door:
     """Stands where every application of attention passes: may look at it, or replace its output."""
 
-    def __call__(
-        self, path: str, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, run: Callable[[], Tensor]
-    ) -> Tensor: ...
+    def __call__(self, path: str, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, run: Callable[[], Tensor]) -> Tensor:
+        return run()
+
+    def moved(self, rows: Tensor, layouts: Sequence[tuple[Layout, Layout]]) -> None:
+        """Caches took other rows (beams, texts that ended): where their columns stood before, and where now."""
 
 
 _door: ContextVar[Door | None] = ContextVar("attnlib_attention_door", default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -13,7 +14,12 @@ from attnlib.spec import Spec
 
 
 class Normaliser(nn.Module):
-    """Turns the scores of a row [B, H, Q, K] into weights; where `visible` is false, or all is, the weight is zero."""
+    """Turns the scores of a row [B, H, Q, K] into weights; where `visible` is false, or all is, the weight is zero.
+
+    by_head: it may treat heads unlike, and so wants the scores of all of them at once.
+    """
+
+    by_head: ClassVar[bool] = True
 
     def forward(self, scores: Tensor, visible: Tensor | None) -> Tensor:
         raise NotImplementedError
@@ -28,6 +34,8 @@ class NormaliserSpec(Spec, slot="normaliser"):
 
 class Softmax(Normaliser):
     """exp(s) / sum exp(s) over the keys seen; a query that sees none gets zeros."""
+
+    by_head = False
 
     def forward(self, scores: Tensor, visible: Tensor | None) -> Tensor:
         if visible is None:

@@ -25,7 +25,11 @@ Role = Literal["self", "cross"]
 
 
 class Mixer(Protocol):
-    """What mixes tokens: softmax attention or anything else with this door."""
+    """What mixes tokens: softmax attention or anything else with this door.
+
+    Where the output is a weighted sum of values, `implied_weights(x, layout, scope, *, rows=slice(None), memory=None)` may
+    say which: [B, H, R, K] of the queries in `rows`. Recording asks for it; softmax attention needs none.
+    """
 
     path: str  # where it stands in its model, "decoder.3.attention"
 

@@ -9,16 +9,19 @@ import torch
 from torch import Tensor
 
 from attnlib.attention.masks import Mask, Terms, terms
-from attnlib.layout import Layout
+from attnlib.layout import Coordinates, Layout
 
 
 class Visibility:
-    """Which key every query sees. Lowered forms of interned layouts live as long as the layout, others one forward."""
+    """Which key every query sees. Lowered forms of interned layouts live as long as the layout, others one forward.
 
-    __slots__ = ("_causal", "_terms", "_unmasked", "heads", "k", "mask", "memo", "q")
+    heads: how many there are; only: which of them are looked at, None = all.
+    """
 
-    def __init__(self, mask: Mask, q: Layout, k: Layout, heads: int = 1) -> None:
-        self.mask, self.q, self.k, self.heads = mask, q, k, heads
+    __slots__ = ("_causal", "_terms", "_unmasked", "heads", "k", "mask", "memo", "only", "q")
+
+    def __init__(self, mask: Mask, q: Layout, k: Layout, heads: int = 1, only: tuple[int, ...] | None = None) -> None:
+        self.mask, self.q, self.k, self.heads, self.only = mask, q, k, heads, only
         self.memo: dict[Any, Any] = {}  # what is made once this forward, learned biases among it
         self._terms: Terms | None = None
         self._unmasked: bool | None = None
@@ -78,7 +81,7 @@ class Visibility:
         if torch.compiler.is_compiling():  # which must not learn the ids of layouts
             return make()
         owner = self.k if self.q.is_dense and not self.k.is_dense else self.q
-        key = (form, self.mask, id(self.q), id(self.k), self.heads)
+        key = (form, self.mask, id(self.q), id(self.k), self.heads, self.only)
         if self.mask.positional():
             # both layouts stand beside what was made of them, so that their ids are not given to others
             return owner.once(key, lambda: (make(), self.q, self.k))[0]
@@ -87,9 +90,13 @@ class Visibility:
                 self.memo[key] = make()
         return self.memo[key]
 
+    def coordinates(self, rows: slice, keys: slice) -> tuple[Coordinates, Coordinates]:
+        """Of the queries `rows` and the keys `keys`, and of all heads or those that alone are looked at."""
+        heads = self.heads if self.only is None else self.only
+        return self.q.coordinates("q", rows, heads), self.k.coordinates("k", keys, heads)
+
     def _lower(self, rows: slice, keys: slice) -> Tensor:
-        q = self.q.coordinates("q", rows, self.heads)
-        k = self.k.coordinates("k", keys, self.heads)
+        q, k = self.coordinates(rows, keys)
         seen = self.mask.visible(q, k)
         if self.q.segments is not None or self.k.segments is not None:
             seen = seen & (q.segment == k.segment) & (k.segment >= 0)
@@ -99,6 +106,8 @@ class Visibility:
     def keys_of(self, rows: slice) -> slice:
         """Static: the columns that the queries of `rows` can see at all, as one slice."""
         span = self._span
+        if span is None and self.q is self.k and self.q.runs is not None:
+            span = (0, self.q.tokens - 1, 0, self.q.tokens - 1)  # inside a run columns are as far apart as positions
         if span is None:
             return slice(0, self.k.tokens)
         first, stop, _ = rows.indices(self.q.tokens)
@@ -108,6 +117,16 @@ class Visibility:
         if self.terms.before is not None:
             low = max(low, span[0] + first - self.terms.before - span[2])
         return slice(min(low, max(high, 0)), max(high, 0))
+
+    def columns_of(self, rows: slice) -> tuple[slice, ...]:
+        """Static: the same columns in as few slices as tell them apart: what a window sees, and first tokens kept by all."""
+        hull, kept, span = self.keys_of(rows), self.mask.keeps(), self._span
+        if span is None or span[2] or kept.last is None or not kept.first or self.terms.after is None:
+            return (hull,)
+        low = max(kept.first, span[0] + rows.indices(self.q.tokens)[0] - kept.last)
+        if low <= kept.first or low >= hull.stop:
+            return (hull,)
+        return slice(0, kept.first), slice(low, hull.stop)
 
     def sees_nothing(self) -> Tensor | None:
         """[B|1, H|1, Q, 1] bool: queries that see no key; None = there is none."""

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from attnlib.errors import UsageError
     from attnlib.inspect.page import write_attention_page
     from attnlib.inspect.plot import attention_png
-    from attnlib.inspect.record import record
+    from attnlib.inspect.recording import record
 
     if args.html is None and args.png is None:
         raise UsageError("attend", "neither --html nor --png is given", "wish a file to write")
@@ -40,11 +40,8 @@ def run(args: argparse.Namespace) -> int:
     loaded = open_model(args)
     tokenizer = loaded.tokenizer()
     ids, source = _ids(args, loaded, tokenizer)
-    with record(args.paths) as seen:
+    with record(loaded.model, layers=args.paths) as seen:
         _forward(loaded, ids, source)
-    if not seen.weights:
-        known = [m.path for m in loaded.model.modules() if isinstance(getattr(m, "path", None), str)]
-        raise UsageError("--paths", f"{args.paths!r} matches no attention", f"wish one such as {', '.join(known[:3])}")
     maps = seen.maps(tokenizer.tokens(ids), None if source is None else tokenizer.tokens(source))
     maps = [one for one in maps if layers is None or one.place[1] in layers]
     if not maps:

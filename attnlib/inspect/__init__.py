@@ -1,1 +1,8 @@
-"""Seeing what attention did: maps of weights, the page that shows them, figures for papers."""
+"""Seeing what attention did: recorded weights and activations, the page that shows them, figures for papers."""
+
+from attnlib.inspect.maps import AttentionMap
+from attnlib.inspect.recording import Recording, record
+from attnlib.inspect.seen import SeenWeights
+from attnlib.inspect.sites import sites, watching
+
+__all__ = ["AttentionMap", "Recording", "SeenWeights", "record", "sites", "watching"]

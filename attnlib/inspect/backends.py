@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attnlib.attention.backends.choose import reference
 from attnlib.attention.backends.protocol import AttentionCall, Backend
+from attnlib.attention.scope import Door
 from attnlib.attention.visibility import Visibility
 from attnlib.inspect.subject import relative
 
@@ -29,7 +30,7 @@ class Worst:
     failures: dict[str, str] = field(default_factory=dict)  # words of the error -> where
 
 
-class BackendDoor:
+class BackendDoor(Door):
     """Stands at the door: every backend computes calls forward and backward, in `dtype`.
 
     Of calls that are alike in all but numbers, in one situation, the first two.
@@ -82,7 +83,7 @@ class BackendDoor:
         wished: Tensor, gradients: list[Tensor | None], weights: Tensor,
     ) -> None:  # fmt: skip
         q, k, v = (t.detach().clone().requires_grad_() for t in given)
-        call = fresh(call)
+        call = call.again()
         reason = backend.refuses(q, k, v, call)
         if reason is not None:
             self.refusals.setdefault(backend.name, {}).setdefault(reason, where)
@@ -113,14 +114,6 @@ def copied(call: AttentionCall, *dtypes: torch.dtype) -> AttentionCall:
         shared = [term.to(dtype).requires_grad_() for term in shared]
     sight = call.visibility
     return AttentionCall(Visibility(sight.mask, sight.q, sight.k, sight.heads), rule, 0.0, tuple(shared))
-
-
-def fresh(call: AttentionCall) -> AttentionCall:
-    """The same call with nothing remembered of an earlier forward."""
-    sight = call.visibility
-    made = AttentionCall(Visibility(sight.mask, sight.q, sight.k, sight.heads), call.rule, call.dropout)
-    made.terms, made.parts = call.terms, call.parts
-    return made
 
 
 def _parameters(call: AttentionCall) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from attnlib.attention.backends.choose import choose, refusals
 from attnlib.attention.backends.protocol import AttentionCall, Backend
 from attnlib.attention.masks import AllOf, AnyOf, Mask, Not, picture
-from attnlib.attention.scope import standing_at_the_door
+from attnlib.attention.scope import Door, standing_at_the_door
 from attnlib.attention.visibility import Visibility
 from attnlib.errors import LayoutError
 from attnlib.inspect.describe import advance
@@ -127,7 +127,7 @@ def words(mask: Mask) -> str:
     return f"{name}({inner})" if inner else name
 
 
-class _Watcher:
+class _Watcher(Door):
     """Stands at the door of a model on the meta device and asks the backends as if it were on `device`."""
 
     def __init__(self, device: torch.device, backend: str) -> None:

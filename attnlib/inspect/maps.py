@@ -26,7 +26,8 @@ class AttentionMap:
     """Attention weights of every head of one layer: `weights[h, q, k]` is what query q takes from key k.
 
     `name` is the path of the attention in the model ("decoder.0.self", "decoder.2.cross"); `weights` is a floating
-    array [H, Q, K], finite, not negative; `query_tokens` and `key_tokens` name the Q and K tokens as text.
+    array [H, Q, K], finite, not negative; `query_tokens` and `key_tokens` name the Q and K tokens as text; `numbers` are
+    those of the heads, where they are not all of the layer's.
     Raises UsageError naming the map when these do not fit together.
     """
 
@@ -34,12 +35,17 @@ class AttentionMap:
     weights: Array
     query_tokens: list[str]
     key_tokens: list[str]
+    numbers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         w = self.weights
         if not isinstance(w, np.ndarray) or w.ndim != 3 or w.dtype.kind != "f" or w.size == 0:
             found = f"{w.dtype} {list(w.shape)}" if isinstance(w, np.ndarray) else type(w).__name__
             raise UsageError(self.name, f"weights are {found}", "wanted a floating array [heads, queries, keys]")
+        if not self.numbers:
+            object.__setattr__(self, "numbers", tuple(range(w.shape[0])))
+        if len(self.numbers) != w.shape[0]:
+            raise UsageError(self.name, f"{len(self.numbers)} numbers for {w.shape[0]} heads", "wanted one each")
         tokens = (len(self.query_tokens), len(self.key_tokens))
         if w.shape[1:] != tokens:
             fact = f"weights are {list(w.shape)} for {tokens[0]} query and {tokens[1]} key tokens"

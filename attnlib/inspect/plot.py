@@ -187,7 +187,8 @@ def _dress(axes: Axes, one: AttentionMap, head: int, *, named: bool) -> None:
                 label.set(parse_math=False, fontfamily=_families(), rotation=90 if axis is axes.xaxis else 0)
     if named:
         room = 0 if len(one.key_tokens) > LABELLED else _label(one.key_tokens) * 72
-        axes.annotate(f"head {head}", (0, 1), (0, room + 5), "axes fraction", "offset points", fontsize=8, color=_SOFT)
+        axes.annotate(f"head {one.numbers[head]}", (0, 1), (0, room + 5), "axes fraction", "offset points", fontsize=8,
+                      color=_SOFT)  # fmt: skip
 
 
 def _bar(figure: Figure, image: Any, axes: Axes) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attnlib.attention.caches import LayerCache, Memory, Slots
 from attnlib.attention.rotary import Lengths
+from attnlib.attention.scope import Scope
 from attnlib.errors import LayoutError
 from attnlib.layout import Layout
 
@@ -76,6 +77,7 @@ class DecodingState:
 
     def select(self, rows: Tensor) -> None:
         """Reorder, repeat or drop rows [R] int64: beams, finished texts."""
+        before = self._layouts()
         for part in self._parts():
             part.select(rows)
         if self.memory is not None:
@@ -83,6 +85,14 @@ class DecodingState:
         self.lengths = tuple(self.lengths[row] for row in rows.tolist())
         if isinstance(self.horizon, tuple):
             self.horizon = tuple(self.horizon[row] for row in rows.tolist())
+        door = Scope.open_door()
+        if door is not None:
+            door.moved(rows, [*zip(before, self._layouts())])
+
+    def _layouts(self) -> list[Layout]:
+        """Where the columns of the caches and of the memory stand."""
+        held = [slots.layout for slots in self.slots if slots.layout is not None]
+        return held + [kept.layout for kept in self.memory or ()]
 
     def save(self) -> object:
         """A point to come back to."""

@@ -25,6 +25,13 @@ class AttentionCall:
         self.terms: tuple[ScoreTerm, ...] = own + shared  # type: ignore[assignment]
         self.parts = rule.parts | {"term"} if shared else rule.parts
 
+    def again(self, heads: tuple[int, ...] | None = None) -> AttentionCall:
+        """The same call with nothing remembered of an earlier forward; of some `heads` only, terms bound to all of them."""
+        sight = self.visibility
+        made = AttentionCall(Visibility(sight.mask, sight.q, sight.k, sight.heads, heads), self.rule, self.dropout)
+        made.terms, made.parts = self.terms, self.parts
+        return made
+
     def bind(self, q: Tensor, k: Tensor) -> list[tuple[Tensor, ...]]:
         """The tensors of every term, projected once for the whole call."""
         return [term.tensors(q, k) for term in self.terms]
@@ -88,7 +95,7 @@ _known: dict[str, Backend] = {}
 
 def _tile(term: ScoreTerm, tensors: tuple[Tensor, ...], sight: Visibility, rows: slice, keys: slice) -> Tensor:
     q, k = sight.q, sight.k
-    qc, kc = q.coordinates("q", rows, sight.heads), k.coordinates("k", keys, sight.heads)
+    qc, kc = sight.coordinates(rows, keys)
     if not (term.relative and q.is_dense and k.is_dense):
         return term.score(tensors, qc, kc)
     # distances only: Q + K - 1 values, laid out along the diagonals
