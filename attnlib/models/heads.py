@@ -154,13 +154,14 @@ class PooledHead(Head):
         labels: int,
         pooling: Pooling,
         hidden: bool,
+        bias: bool = True,
         dropout: float = 0.0,
         normalise: bool = False,
     ) -> None:
         super().__init__()
         self.pooling, self.dropout, self.normalise = pooling, dropout, normalise
         self.dense = Linear(d_model, d_model) if hidden else None
-        self.project = Linear(d_model, labels) if labels else None
+        self.project = Linear(d_model, labels, bias=bias) if labels else None
 
     def pooled(self, x: Tensor, layout: Layout) -> Tensor:
         """[B, M] before the labels."""
@@ -195,19 +196,25 @@ class LabelledSpec(HeadSpec):
 
 
 class ClassifyHeadSpec(LabelledSpec, kind="classify"):
-    """One of num_labels for a whole text; hidden: tanh(dense(.)) first, as BERT's pooler.
+    """One of num_labels for a whole text; hidden: tanh(dense(.)) first, as BERT's pooler; bias: of the labels' logits.
 
     labels: their names. problem: how logits are read, as one of the labels (softmax), any of them (sigmoid each) or
     numbers; null = one of them, and with a single label whether it holds."""
 
     pooling: Pooling = "first"
     hidden: bool = True
+    bias: bool = True
     dropout: float = Field(default=0.0, ge=0, lt=1)
     problem: Problem | None = None
 
     def build(self, *, d_model: int, vocab_size: int, d_embedding: int) -> Head | None:
         return PooledHead(
-            d_model=d_model, labels=self.num_labels, pooling=self.pooling, hidden=self.hidden, dropout=self.dropout
+            d_model=d_model,
+            labels=self.num_labels,
+            pooling=self.pooling,
+            hidden=self.hidden,
+            bias=self.bias,
+            dropout=self.dropout,
         )
 
 

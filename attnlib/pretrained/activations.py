@@ -23,6 +23,6 @@ def activation_from(config: HFConfig, key: str, default: str) -> Activation:
     return OURS[config.get(key, str, default)]
 
 
-def activation_name(activation: Activation) -> str:
-    """How a foreign config names one of ours."""
-    return next(name for name, ours in OURS.items() if ours == activation)
+def activation_name(activation: Activation, *spellings: str) -> str:
+    """How a foreign config names one of ours: by one of a family's own `spellings` if that means it."""
+    return next(name for name in (*spellings, *OURS) if OURS[name] == activation)

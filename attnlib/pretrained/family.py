@@ -48,11 +48,9 @@ class HFConfig:
         """The object under `key`, empty where it is absent."""
         return HFConfig(self.get(key, dict, {}), f"{self.where}: {key}")
 
-    def rope(self) -> tuple[float, HFConfig]:
-        """(theta, scaling) in today's spelling `rope_parameters` or the older `rope_theta` and `rope_scaling`."""
-        new = self.below("rope_parameters")
-        scaling = new if new.tree else self.below("rope_scaling")
-        return scaling.get("rope_theta", float, self.get("rope_theta", float, 10000.0)), scaling
+    def over(self, defaults: Mapping[str, Any]) -> HFConfig:
+        """This config with what files leave out; a key that is null here stays so."""
+        return HFConfig({**defaults, **self.tree}, self.where)
 
 
 class Sample(NamedTuple):

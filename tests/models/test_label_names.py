@@ -23,3 +23,10 @@ def test_labels_and_problem_are_words_of_the_grammar() -> None:
     assert read(HeadSpec, write(head)) == head
     with pytest.raises(SpecErrors, match="problem"):
         read(HeadSpec, {**tree, "problem": "many"})
+
+
+def test_logits_of_labels_may_go_without_a_bias() -> None:
+    for bias in (True, False):
+        head = ClassifyHeadSpec(num_labels=3, hidden=False, bias=bias).build(d_model=4, vocab_size=5, d_embedding=4)
+        assert head is not None
+        assert [name for name, _ in head.named_parameters()] == ["project.weight", *(["project.bias"] if bias else [])]

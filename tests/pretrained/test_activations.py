@@ -27,3 +27,8 @@ def test_every_activation_of_ours_goes_out_and_comes_back():
 def test_an_activation_that_is_not_built_is_refused_by_key():
     with pytest.raises(CheckpointError, match=r"config\.json: act: is 'mish', wish gelu or"):
         activation_from(HFConfig({"act": "mish"}), "act", "relu")
+
+
+def test_a_family_keeps_its_own_spelling_of_what_has_several():
+    assert activation_name("gelu_tanh", "gelu_pytorch_tanh") == "gelu_pytorch_tanh"
+    assert activation_name("silu", "gelu_pytorch_tanh") == activation_name("silu") == "silu"

@@ -21,7 +21,7 @@ CONFIG = {
 
 
 class NormedLlama(Llama):
-    """Llama with a norm on the queries and keys of each head: one class, three methods."""
+    """Llama with a norm on the queries and keys of each head: one class, two methods."""
 
     name = "normed_llama_of_this_test"
     model_types = (name,)
@@ -32,9 +32,6 @@ class NormedLlama(Llama):
         block = spec.stack.block
         attention = block.attention.replace(qk_norm="head", norm=RMSNormSpec(eps=1e-6))
         return spec.replace(stack=spec.stack.replace(block=block.replace(attention=attention)))
-
-    def config_from(self, spec):
-        return {**super().config_from(spec), "model_type": self.name, "architectures": [*self.architectures]}
 
     def table(self, spec):
         llama = super().table(spec)

@@ -227,12 +227,13 @@ def test_a_config_says_its_spec_and_the_spec_its_config(variant):
 
 
 REFUSED = {
-    "hidden_act": ("gelu", "hidden_act: is 'gelu', wish silu"),
+    "hidden_act": ("mish", "hidden_act: is 'mish', wish gelu"),
     "hidden_size": ("24", "hidden_size: is '24', wish int"),
     "num_hidden_layers": (None, "num_hidden_layers: is missing"),
     "vocab_size": (True, "vocab_size: is 'True', wish int"),
     "model_type": ("lama", "model_type: is 'lama', wish a known family (did you mean 'llama'?)"),
-    "architectures": (["LlamaForSequenceClassification"], "names 'LlamaForSequenceClassification', wish LlamaForCausalLM"),
+    "architectures": (["LlamaForMultipleChoice"], "names 'LlamaForMultipleChoice', wish LlamaForCausalLM"),
+    "partial_rotary_factor": (0.5, "partial_rotary_factor: is '0.5', wish 1.0"),
     "rope_parameters": ({"rope_type": "spiral"}, "rope_type: is 'spiral', wish one of default, linear"),
     "rms_norm_eps": (-1.0, "eps"),
     "num_key_value_heads": (3, "num_kv_heads"),

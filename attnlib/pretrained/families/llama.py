@@ -1,37 +1,36 @@
-"""Llama 2 and 3.x: RMS norms before each sublayer, rotary positions, grouped queries, a gated SiLU feed-forward."""
+"""Llama 2 and 3.x: RMS norms before each sublayer, rotary positions, grouped queries, a gated SiLU feed-forward.
+
+Its methods read one part of a config each, so that a family of the group says only what it has otherwise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from attnlib.attention.masks import Causal
+from attnlib.attention.masks import Causal, Mask
 from attnlib.attention.rotary import Rotary
 from attnlib.attention.softmax import SoftmaxAttentionSpec
 from attnlib.errors import CheckpointError
 from attnlib.models.block import BlockSpec
 from attnlib.models.decoder import DecoderSpec
-from attnlib.models.heads import HeadSpec, LMHeadSpec, NoHeadSpec
+from attnlib.models.heads import LMHeadSpec
 from attnlib.models.spec import ModelSpec
-from attnlib.models.stack import StackSpec
-from attnlib.nn.feed_forward import GatedSpec
+from attnlib.nn.embeddings import EmbeddingSpec
+from attnlib.nn.feed_forward import FeedForward, GatedSpec
 from attnlib.nn.init import Normal
 from attnlib.nn.norms import RMSNormSpec
+from attnlib.pretrained.activations import activation_from, activation_name
+from attnlib.pretrained.decoders import FULL, attentions_of, head_from, layered, prefixes
 from attnlib.pretrained.family import Family, HFConfig, Sample
+from attnlib.pretrained.labels import labels_config
 from attnlib.pretrained.rope import rope_config, rotary_from
-from attnlib.pretrained.rules import Ignore, Rename, Tied, renames
+from attnlib.pretrained.rules import Ignore, Rename, Rule, Tied, renames
 from attnlib.pretrained.table import Table
 
-NORMS = {"input_layernorm": "attention.before", "post_attention_layernorm": "mlp.before"}
 ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "out"}
 MLP = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
-
-
-def lm_head(spec: ModelSpec) -> Rename | Tied:
-    """The vocabulary's rule: a tensor of its own, or the embedding's."""
-    if isinstance(spec.head, LMHeadSpec) and spec.head.tied:
-        return Tied("lm_head.weight", "embedding.token.weight")
-    return Rename("lm_head.weight", "head.vocabulary.weight")
+WHERE = "model.stack.block"
 
 
 class Llama(Family):
@@ -39,102 +38,191 @@ class Llama(Family):
 
     name = "llama"
     model_types = ("llama",)
-    architectures = {"LlamaForCausalLM": "lm", "LlamaModel": "none"}
+    architectures = {
+        "LlamaForCausalLM": "lm", "LlamaModel": "none", "LlamaForSequenceClassification": "classify",
+        "LlamaForTokenClassification": "tag", "LlamaForQuestionAnswering": "span",
+    }  # fmt: skip
+    defaults: ClassVar[Mapping[str, Any]] = {}  # what their config class says where a file is silent
+    activation: ClassVar[tuple[str, str]] = ("hidden_act", "silu")  # the key and its default
+    norms: ClassVar[Mapping[str, str]] = {
+        "input_layernorm": "attention.before", "post_attention_layernorm": "mlp.before",
+    }  # fmt: skip
+    qk_norms: ClassVar[bool] = False
+    tops: ClassVar[Mapping[str, str]] = {"none": "", "span": "transformer."}  # of names, by head; model. of all others
+
+    # -- from a config ----------------------------------------------------------------------------------------------
 
     def spec_from(self, config: HFConfig) -> DecoderSpec:
-        config.only("hidden_act", ("silu",))
-        width, heads = config.get("hidden_size", int), config.get("num_attention_heads", int)
-        groups, d_head = config.get("num_key_value_heads", int, heads), config.get("head_dim", int, width // heads)
-        norm = RMSNormSpec(eps=config.get("rms_norm_eps", float, 1e-6))
-        attention = SoftmaxAttentionSpec(
-            num_heads=heads,
-            num_kv_heads=None if groups == heads else groups,
-            d_head=None if d_head * heads == width else d_head,
-            mask=Causal(),
-            rotary=rotary_from(config),
-            bias=config.get("attention_bias", bool, False),
-            dropout=config.get("attention_dropout", float, 0.0),
-        )
-        mlp = GatedSpec(d_ff=config.get("intermediate_size", int), bias=config.get("mlp_bias", bool, False))
-        head: HeadSpec = LMHeadSpec(tied=config.get("tie_word_embeddings", bool, False))
+        config = config.over(self.defaults)
+        kinds = self.kinds(config)
         return DecoderSpec(
-            d_model=width,
+            d_model=config.get("hidden_size", int),
             vocab_size=config.get("vocab_size", int),
-            stack=StackSpec(
-                num_layers=config.get("num_hidden_layers", int),
-                block=BlockSpec(norm=norm, attention=attention, mlp=mlp),
-                final_norm=norm,
-            ),
-            head=NoHeadSpec() if self.architecture(config) == "LlamaModel" else head,
+            embedding=self.embedding(config),
+            stack=layered(kinds, {kind: self.block(config, kind) for kind in kinds}, self.norm(config)),
+            head=head_from(config, self.architectures[self.architecture(config)], self.lm(config)),
             init=Normal(scale=config.get("initializer_range", float, 0.02)),
         )
 
+    def kinds(self, config: HFConfig) -> tuple[str, ...]:
+        """The kind of every layer."""
+        return (FULL,) * config.get("num_hidden_layers", int)
+
+    def embedding(self, config: HFConfig) -> EmbeddingSpec:
+        return EmbeddingSpec()
+
+    def lm(self, config: HFConfig) -> LMHeadSpec:
+        return LMHeadSpec(tied=config.get("tie_word_embeddings", bool, False))
+
+    def norm(self, config: HFConfig) -> RMSNormSpec:
+        return RMSNormSpec(eps=config.get("rms_norm_eps", float, 1e-6))
+
+    def block(self, config: HFConfig, kind: str) -> BlockSpec:
+        return BlockSpec(norm=self.norm(config), attention=self.attention(config, kind), mlp=self.mlp(config))
+
+    def attention(self, config: HFConfig, kind: str) -> SoftmaxAttentionSpec:
+        width, heads = config.get("hidden_size", int), config.get("num_attention_heads", int)
+        groups, d_head = config.get("num_key_value_heads", int, heads), config.get("head_dim", int, width // heads)
+        return SoftmaxAttentionSpec(
+            num_heads=heads,
+            num_kv_heads=None if groups == heads else groups,
+            d_head=None if d_head * heads == width else d_head,
+            mask=self.mask(config, kind),
+            rotary=self.rotary(config, kind),
+            bias=config.get("attention_bias", bool, False),
+            dropout=config.get("attention_dropout", float, 0.0),
+        )
+
+    def mask(self, config: HFConfig, kind: str) -> Mask:
+        return Causal()
+
+    def rotary(self, config: HFConfig, kind: str) -> Rotary | None:
+        return rotary_from(config)
+
+    def mlp(self, config: HFConfig) -> FeedForward:
+        act = activation_from(config, *self.activation)
+        return GatedSpec(
+            d_ff=config.get("intermediate_size", int), activation=act, bias=config.get("mlp_bias", bool, False)
+        )
+
+    # -- to a config ------------------------------------------------------------------------------------------------
+
     def config_from(self, spec: ModelSpec) -> dict[str, Any]:
-        if not isinstance(spec, DecoderSpec):
-            raise CheckpointError("model", f"is of kind {spec.kind!r}", "wish a decoder")
-        block = spec.stack.layers[0]
-        attention, mlp, norm = block.attention, block.mlp, block.norm
-        if not isinstance(attention, SoftmaxAttentionSpec):
-            raise CheckpointError("model.stack.block.attention", f"is of kind {attention.kind!r}", "wish softmax")
-        if not isinstance(mlp, GatedSpec) or not isinstance(norm, RMSNormSpec):
-            raise CheckpointError("model.stack.block", "is without RMS norms and a gated mlp", "wish a llama model")
+        attentions = attentions_of(spec)
         tied = isinstance(spec.head, LMHeadSpec) and spec.head.tied
         tree = {
-            "model_type": "llama",
+            "model_type": self.model_types[0],
             "architectures": [self.architecture_of(spec)],
             "vocab_size": spec.vocab_size,
             "hidden_size": spec.d_model,
-            "intermediate_size": mlp.d_ff,
-            "num_hidden_layers": spec.stack.num_layers,
-            "num_attention_heads": attention.num_heads,
-            "num_key_value_heads": attention.num_kv_heads or attention.num_heads,
-            "head_dim": attention.d_head or spec.d_model // attention.num_heads,
-            "hidden_act": mlp.activation,
-            "rms_norm_eps": norm.eps,
-            "attention_bias": bool(attention.bias),
-            "attention_dropout": attention.dropout,
-            "mlp_bias": mlp.bias,
+            "num_hidden_layers": len(attentions),
             "tie_word_embeddings": tied,
-            **rope_config(attention.rotary or Rotary(), "model.stack.block.attention.rotary"),
+            **labels_config(spec.head),
             **({"initializer_range": spec.init.scale} if isinstance(spec.init, Normal) else {}),
+            **self.keys(spec, attentions),
         }
         self.say(spec, tree)
         return tree
 
-    def table(self, spec: ModelSpec) -> Table:
-        headless = isinstance(spec.head, NoHeadSpec)
-        top = "" if headless else "model."
-        theirs, ours = f"{top}layers.{{i}}.", "stack.blocks.{i}."
-        return Table([
-            *renames(top, "", {"embed_tokens": "embedding.token", "norm": "stack.final_norm"}, parts=("weight",)),
-            *renames(theirs, ours, NORMS, parts=("weight",)),
-            *renames(f"{theirs}self_attn.", f"{ours}attention.body.", ATTENTION),
-            *renames(f"{theirs}mlp.", f"{ours}mlp.body.", MLP),
-            *([] if headless else [lm_head(spec)]),
-            Ignore(f"{theirs}self_attn.rotary_emb.inv_freq", "computed from rope_parameters"),
-        ])  # fmt: skip
+    def keys(self, spec: ModelSpec, attentions: tuple[SoftmaxAttentionSpec, ...]) -> dict[str, Any]:
+        """What the config says of a layer; whatever these keys cannot say is found when they are read back."""
+        assert isinstance(spec, DecoderSpec)
+        block, attention = spec.stack.layers[0], attentions[0]
+        mlp, norm = block.mlp, block.norm
+        if not isinstance(mlp, GatedSpec) or not isinstance(norm, RMSNormSpec):
+            raise CheckpointError(WHERE, "is without RMS norms and a gated mlp", f"wish a {self.name} model")
+        return {
+            "intermediate_size": mlp.d_ff,
+            "num_attention_heads": attention.num_heads,
+            "num_key_value_heads": attention.num_kv_heads or attention.num_heads,
+            "head_dim": attention.d_head or spec.d_model // attention.num_heads,
+            self.activation[0]: activation_name(mlp.activation, self.activation[1]),
+            "rms_norm_eps": norm.eps,
+            "attention_bias": bool(attention.bias),
+            "attention_dropout": attention.dropout,
+            "mlp_bias": mlp.bias,
+            **rope_config(attention.rotary or Rotary(), f"{WHERE}.attention.rotary"),
+        }
 
-    def samples(self) -> Mapping[str, Sample]:
-        base = {
-            "vocab_size": 61, "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 3,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5,
-        }  # fmt: skip
-        scaled = {"rope_theta": 500.0, "original_max_position_embeddings": 8, "factor": 4.0}
-        variants: dict[str, dict[str, Any]] = {
-            "grouped": {},
-            "multi-query, tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
-            "multi-head, biases": {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True},
-            "wide heads": {"head_dim": 10},
-            "linear": {"rope_parameters": {"rope_theta": 500.0, "rope_type": "linear", "factor": 2.5}},
-            "dynamic": {"rope_parameters": {"rope_theta": 500.0, "rope_type": "dynamic", "factor": 3.0}},
-            "llama3": {"rope_parameters": {**scaled, "rope_type": "llama3", "low_freq_factor": 1.0,
-                                           "high_freq_factor": 4.0}},
-            "yarn": {"rope_parameters": {**scaled, "rope_type": "yarn", "beta_fast": 6.0, "truncate": False}},
-        }  # fmt: skip
-        made = {name: Sample("LlamaForCausalLM", {**base, **variant}) for name, variant in variants.items()}
-        return {**made, "headless": Sample("LlamaModel", base)}
+    # -- names ------------------------------------------------------------------------------------------------------
+
+    def table(self, spec: ModelSpec) -> Table:
+        top = self.tops.get(spec.head.kind, "model.")
+        theirs, ours = f"{top}layers.{{i}}.", "stack.blocks.{i}."
+        tensors = ("embed_tokens.{*}", "layers.{*}", "norm.{*}")
+        return Table(
+            [
+                *renames(top, "", {"embed_tokens": "embedding.token", "norm": "stack.final_norm"}, parts=("weight",)),
+                *renames(theirs, ours, self.norms, parts=("weight",)),
+                *self.attention_rules(f"{theirs}self_attn.", f"{ours}attention.body."),
+                *self.mlp_rules(theirs, f"{ours}mlp.body.", spec),
+                *self.head_rules(spec),
+                Ignore(f"{theirs}self_attn.rotary_emb.inv_freq", "computed from rope_parameters"),
+            ],
+            prefixes(top, ("", "model.", "transformer."), tensors),
+        )
+
+    def attention_rules(self, theirs: str, ours: str) -> list[Rule]:
+        names = {f"{part}_norm": f"{part}_norm" for part in "qk"} if self.qk_norms else {}
+        return [*renames(theirs, ours, ATTENTION), *renames(theirs, ours, names, parts=("weight",))]
+
+    def mlp_rules(self, theirs: str, ours: str, spec: ModelSpec) -> list[Rule]:
+        return [*renames(f"{theirs}mlp.", ours, MLP)]
+
+    def head_rules(self, spec: ModelSpec) -> list[Rule | Tied]:
+        match spec.head.kind:
+            case "lm" if isinstance(spec.head, LMHeadSpec) and spec.head.tied:
+                return [Tied("lm_head.weight", "embedding.token.weight")]
+            case "lm":
+                return [Rename("lm_head.weight", "head.vocabulary.weight")]
+            case "classify":
+                return [Rename("score.weight", "head.project.weight")]
+            case "tag":
+                return [*renames("score", "head.project", {"": ""})]
+            case "span":
+                return [*renames("qa_outputs", "head.project", {"": ""})]
+        return []
 
     def untied(self, spec: ModelSpec, theirs: str) -> ModelSpec:
-        if theirs != "lm_head.weight" or not isinstance(spec, DecoderSpec):
+        if theirs != "lm_head.weight" or not isinstance(spec.head, LMHeadSpec):
             return super().untied(spec, theirs)
-        return spec.replace(head=LMHeadSpec(tied=False))
+        return spec.replace(head=spec.head.replace(tied=False))
+
+    # -- proof ------------------------------------------------------------------------------------------------------
+
+    def samples(self) -> Mapping[str, Sample]:
+        scaled = {"rope_theta": 500.0, "original_max_position_embeddings": 8, "factor": 4.0}
+        return {
+            **self.made({
+                "grouped": {},
+                "multi-query, tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
+                "multi-head, biases": {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True},
+                "wide heads": {"head_dim": 10},
+                "linear": {"rope_parameters": {"rope_theta": 500.0, "rope_type": "linear", "factor": 2.5}},
+                "dynamic": {"rope_parameters": {"rope_theta": 500.0, "rope_type": "dynamic", "factor": 3.0}},
+                "llama3": {"rope_parameters": {**scaled, "rope_type": "llama3", "low_freq_factor": 1.0,
+                                               "high_freq_factor": 4.0}},
+                "yarn": {"rope_parameters": {**scaled, "rope_type": "yarn", "beta_fast": 6.0, "truncate": False}},
+            }),
+            **self.heads(),
+        }  # fmt: skip
+
+    def made(self, variants: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Sample]:
+        """A sample a variant, of the first class."""
+        first = next(iter(self.architectures))
+        return {name: Sample(first, {**TINY, **more, **variant}) for name, variant in variants.items()}
+
+    def heads(self, **more: Any) -> dict[str, Sample]:
+        """A sample a further class."""
+        labels = {"pad_token_id": 0, "id2label": {0: "no", 1: "yes", 2: "both"}, "label2id": {"no": 0, "yes": 1, "both": 2}}
+        return {
+            {"none": "headless"}.get(kind, kind): Sample(name, {**TINY, **labels, **more})
+            for name, kind in self.architectures.items()
+            if kind != "lm"
+        }
+
+
+TINY = {
+    "vocab_size": 61, "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5,
+}  # fmt: skip
