@@ -145,8 +145,7 @@ class Sides:
 
     def back(self, sample: Sample, folder: Path, before: Path) -> dict[str, Any]:
         """What we write is opened there without complaint, and gives what it gave."""
-        pad = getattr(self.hf.config, "pad_token_id", None)  # their classifiers look for it
-        export(self.ours, folder, self.family.name, config={} if pad is None else {"pad_token_id": pad})
+        export(self.ours, folder, self.family.name)
         again, complaints = theirs.read(sample.architecture, folder, attn_implementation=sample.attention)
         old, new = open_tensors(before), open_tensors(folder)
         fault = "; ".join(complaints[:3])
