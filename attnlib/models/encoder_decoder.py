@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnlib.layout import Layout
 from attnlib.models.encoder import Place, read_head
-from attnlib.models.heads import Head, HeadSpec, LMHeadSpec
+from attnlib.models.heads import Head, HeadSpec, LMHead, LMHeadSpec
 from attnlib.models.output import Output, read_layout
 from attnlib.models.spec import ModelSpec
 from attnlib.models.stack import Stack, StackSpec
@@ -36,6 +36,7 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.embedding, self.encoder, self.decoder, self.head, self.spec = embedding, encoder, decoder, head, spec
         self.decoder_embedding = decoder_embedding  # None: both read the same table
+        self.rereads = head is not None and not isinstance(head, LMHead)  # the head tells of the source
 
     @property
     def max_length(self) -> int | None:
@@ -71,7 +72,10 @@ class EncoderDecoder(nn.Module):
         head: bool = True,
         hidden: bool = False,
     ) -> Output:
+        """A head that tells of the source (classes, spans) needs no decoder_ids: the decoder reads the source again."""
         source, layout = self.encode(ids, layout, attention_mask=attention_mask, embeds=embeds, hidden=hidden)
+        if self.rereads and ids is not None and decoder_ids is None and decoder_embeds is None:
+            decoder_ids, decoder_layout = self.again(ids, layout), decoder_layout or layout
         decoder_layout = read_layout(decoder_ids, decoder_layout, decoder_attention_mask, decoder_embeds, name="decoder_ids")
         memory = self.decoder.remember(source.last, layout)
         table = self.decoder_embedding or self.embedding
@@ -79,6 +83,11 @@ class EncoderDecoder(nn.Module):
         x, stream = self.decoder(x, decoder_layout, memory=memory, hidden=hidden)
         logits, pooled = read_head(self.head, x, table.token.weight, decoder_layout, at, head)
         return Output(x, logits, stream, pooled, source)
+
+    def again(self, ids: Tensor, layout: Layout) -> Tensor:
+        """The source [B, S] for the decoder: each text one place to the right, behind the start id."""
+        start = 0 if self.spec is None else self.spec.decoder_start
+        return ids.roll(1, 1).masked_fill(layout.positions == 0, start)
 
     def begin(
         self,

@@ -54,11 +54,15 @@ class HFConfig:
 
 
 class Sample(NamedTuple):
-    """A tiny foreign model for the proof of parity: its class, the keys of its config, the attention it computes with."""
+    """A tiny foreign model for the proof of parity: its class, the keys of its config, the attention it computes with.
+
+    untied: parameters that get values of their own, whatever the class ties them to.
+    """
 
     architecture: str
     config: Mapping[str, Any]
     attention: str = "sdpa"
+    untied: tuple[str, ...] = ()
 
 
 class Family(ABC):

@@ -82,7 +82,7 @@ def _figures(family: Family, sample: Sample, place: Path, seed: int) -> Iterator
     yield {"read": report.read, "ignored": len(report.ignored)}
     side = Sides(family, hf, load(folder), seed)
     yield side.plain()
-    yield {} if family.positions == "none" else {"left": side.padded("left")}
+    yield {} if family.positions == "none" or side.rereads else {"left": side.padded("left")}
     yield {"right": side.padded("right")}
     yield side.cached()
     yield side.gradient(place / "gradients")
@@ -96,6 +96,7 @@ class Sides:
     def __init__(self, family: Family, hf: Any, ours: Any, seed: int = 0) -> None:
         self.family, self.hf, self.ours = family, hf, ours
         self.both = hasattr(ours, "encode")
+        self.rereads = getattr(ours, "rereads", False) and ours.head.pools  # they give the decoder its ids themselves
         self.made = torch.Generator().manual_seed(seed + 1)
         self.counted = family.positions == "counted"
 
@@ -115,7 +116,8 @@ class Sides:
         """Both sides in steps of 4, 1, 1 and the rest, after the padded source or over left-padded rows."""
         if not hasattr(self.ours, "begin") or self.ours.spec.head.kind != "lm":
             return {}
-        inputs = self.batch(PADDED, None if self.family.positions == "none" else "left")
+        side = "left" if self.family.positions != "none" else "right" if self.both else None
+        inputs = self.batch(PADDED, side)
         with torch.no_grad():
             return {"cached": deviation({"logits": self._our_steps(inputs)}, {"logits": self._their_steps(inputs)})}
 
@@ -168,7 +170,7 @@ class Sides:
     def batch(self, tokens: int, side: str | None = None) -> dict[str, Tensor]:
         """Ids of three rows and, padded on a `side`, their mask; sources and targets where there are two stacks."""
         inputs = self._rows("", tokens, side)
-        if self.both:
+        if self.both and not self.rereads:
             inputs |= self._rows("decoder_", tokens - 2, side)
         return inputs
 
@@ -183,12 +185,15 @@ class Sides:
             for row, missing in enumerate((0, 3, 1)):
                 mask[row, : missing] = 0 if side == "left" else 1
                 mask[row, tokens - missing :] = 0 if side == "right" else 1
+        if self.rereads and isinstance(config.eos_token_id, int):  # what tells of a whole text stands at its end
+            last = (mask * torch.arange(1, tokens + 1)).argmax(1, keepdim=True)
+            ids.scatter_(1, last, config.eos_token_id)
         ids = ids.masked_fill(mask == 0, pad)
         return {f"{prefix}input_ids": ids, f"{prefix}attention_mask": mask}
 
     def our(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         source = {"attention_mask": inputs["attention_mask"]}
-        if self.both:
+        if "decoder_input_ids" in inputs:
             out = self.ours(inputs["input_ids"], inputs["decoder_input_ids"], **source,
                             decoder_attention_mask=inputs["decoder_attention_mask"])  # fmt: skip
         else:
@@ -201,7 +206,7 @@ class Sides:
 
     def real(self, out: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Outputs at real tokens; those of whole texts as they are."""
-        mask = inputs["decoder_attention_mask" if self.both else "attention_mask"].bool()
+        mask = inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()
         return {key: x[mask] if x.shape[:2] == mask.shape else x for key, x in out.items()}
 
     # -- steps ------------------------------------------------------------------------------------------------------

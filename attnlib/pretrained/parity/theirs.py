@@ -55,6 +55,9 @@ def build(family: Family, sample: Sample, *, seed: int = 0) -> Any:
                 if name.endswith("bias") and tensor.is_floating_point() and name in module.state_dict():
                     tensor.normal_(0.0, 0.2)
     model.tie_weights()
+    for name in sample.untied:
+        place, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(place), leaf, nn.Parameter(torch.randn_like(model.get_parameter(name)) * 0.2))
     return model
 
 
