@@ -110,12 +110,16 @@ class Family(ABC):
 
     def architecture_of(self, spec: ModelSpec) -> str:
         """The foreign class with the head of a spec."""
-        kind = spec.head.kind
-        for name, known in self.architectures.items():
+        kind, classes = spec.head.kind, self.classes_of(spec)
+        for name, known in classes.items():
             if known == kind:
                 return name
-        wish = f"wish one of {', '.join(dict.fromkeys(self.architectures.values()))}"
+        wish = f"wish one of {', '.join(dict.fromkeys(classes.values()))}"
         raise CheckpointError("model.head", f"is of kind {kind!r}, which no class of {self.name} has", wish)
+
+    def classes_of(self, spec: ModelSpec) -> Mapping[str, str]:
+        """Those of `architectures` that are of the spec's kind, where a family has models of several kinds."""
+        return self.architectures
 
     def untied(self, spec: ModelSpec, theirs: str) -> ModelSpec:
         """The spec to build when the values of a tie differ in the file."""

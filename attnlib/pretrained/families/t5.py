@@ -77,7 +77,10 @@ class T5(Family):
             both=not decoder,
         )
         cross = SoftmaxAttentionSpec(
-            num_heads=config.get("num_heads", int), d_head=config.get("d_kv", int, 64), scores=ScoresSpec(scale=1.0), dropout=drop
+            num_heads=config.get("num_heads", int),
+            d_head=config.get("d_kv", int, 64),
+            scores=ScoresSpec(scale=1.0),
+            dropout=drop,
         )
         norm = RMSNormSpec(eps=config.get("layer_norm_epsilon", float, 1e-6))
         mask = Causal() if decoder else Everything()
@@ -128,7 +131,8 @@ class T5(Family):
         attention, mlp, norm = stack.layers[0].attention, stack.layers[0].mlp, stack.layers[0].norm
         bias = getattr(attention, "term", None) if self.own_bias else stack.bias
         if not isinstance(attention, SoftmaxAttentionSpec) or not isinstance(bias, T5RelativeSpec):
-            raise CheckpointError("model.encoder", "is without softmax attention and t5_relative", f"wish a {self.name} model")
+            fact = "is without softmax attention and t5_relative"
+            raise CheckpointError("model.encoder", fact, f"wish a {self.name} model")
         if not isinstance(mlp, DenseSpec | GatedSpec) or not isinstance(norm, RMSNormSpec):
             raise CheckpointError("model.encoder.block", "is without an RMS norm and an mlp", f"wish a {self.name} model")
         drop = getattr(spec.head, "dropout", 0.0)
@@ -165,12 +169,8 @@ class T5(Family):
         """Whether a class has the encoder only."""
         return architecture in (f"{self.prefix}EncoderModel", f"{self.prefix}ForTokenClassification")
 
-    def architecture_of(self, spec: ModelSpec) -> str:
-        fitting = {n: k for n, k in self.architectures.items() if self._reads_alone(n) == isinstance(spec, EncoderSpec)}
-        for name, kind in fitting.items():
-            if kind == spec.head.kind:
-                return name
-        return super().architecture_of(spec)
+    def classes_of(self, spec: ModelSpec) -> Mapping[str, str]:
+        return {n: k for n, k in self.architectures.items() if self._reads_alone(n) == isinstance(spec, EncoderSpec)}
 
     # -- tensors ----------------------------------------------------------------------------------------------------
 
