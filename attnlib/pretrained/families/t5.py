@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from attnlib.attention.biases import T5RelativeSpec
@@ -187,25 +188,25 @@ class T5(Family):
 
     def _stack_rules(self, spec: StackSpec, theirs: str, ours: str) -> list[Rule | Tied | Ignore]:
         block, body = f"{theirs}block.{{i}}.layer.", f"{ours}blocks.{{i}}."
-        weight = {"parts": ("weight",)}
+        weights = partial(renames, parts=("weight",))
         decoder, gated = spec.layers[0].cross is not None, isinstance(spec.layers[0].mlp, GatedSpec)
         mlp = f"{block}{2 if decoder else 1}."
         ups = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if gated else {"wi": "up", "wo": "down"}
         rules: list[Rule | Tied | Ignore] = [
             Tied(f"{theirs}embed_tokens.weight", "embedding.token.weight"),
-            *renames(theirs, ours, {"final_layer_norm": "final_norm"}, **weight),
-            *renames(f"{block}0.SelfAttention.", f"{body}attention.body.", ATTENTION, **weight),
-            *renames(f"{block}0.", f"{body}attention.", {"layer_norm": "before"}, **weight),
-            *renames(f"{mlp}DenseReluDense.", f"{body}mlp.body.", ups, **weight),
-            *renames(mlp, f"{body}mlp.", {"layer_norm": "before"}, **weight),
+            *weights(theirs, ours, {"final_layer_norm": "final_norm"}),
+            *weights(f"{block}0.SelfAttention.", f"{body}attention.body.", ATTENTION),
+            *weights(f"{block}0.", f"{body}attention.", {"layer_norm": "before"}),
+            *weights(f"{mlp}DenseReluDense.", f"{body}mlp.body.", ups),
+            *weights(mlp, f"{body}mlp.", {"layer_norm": "before"}),
         ]
         if self.own_bias:
             rules.append(Rename(f"{block}0.{BIAS}", f"{body}attention.body.rule.terms.0.table"))
         else:
             rules.append(Rename(f"{theirs}block.0.layer.0.{BIAS}", f"{ours}bias.table"))
         if decoder:
-            rules += renames(f"{block}1.EncDecAttention.", f"{body}cross.body.", ATTENTION, **weight)
-            rules += renames(f"{block}1.", f"{body}cross.", {"layer_norm": "before"}, **weight)
+            rules += weights(f"{block}1.EncDecAttention.", f"{body}cross.body.", ATTENTION)
+            rules += weights(f"{block}1.", f"{body}cross.", {"layer_norm": "before"})
             why = "cross-attention adds no bias; old files store a table that was never used"
             rules.append(Ignore(f"{theirs}block.0.layer.1.EncDecAttention.relative_attention_bias.weight", why))
         return rules
