@@ -7,6 +7,7 @@ step             one decode step of attention beside F.scaled_dot_product_attent
 chunked          memory and speed of long texts with a learned bias
 toys             the three toys beside plain torch models trained for the same time (about 7 minutes)
 import           `import attnlib` beside `import torch`
+checkpoints      from a cold process to the first token beside transformers; peak memory of loading
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from benchmarks import calls, models, startup, toys
+from benchmarks import calls, checkpoints, models, startup, toys
 from benchmarks.table import Options, Row, cells, header, table
 from benchmarks.timing import CLOCKS
 
@@ -29,9 +30,10 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "step": calls.step,
     "chunked": calls.chunked,
     "import": startup.startup,
+    "checkpoints": checkpoints.checkpoints,
     "toys": toys.toys,
 }
-NEED_TRANSFORMERS = ("gpt2", "bert", "t5")
+NEED_TRANSFORMERS = ("gpt2", "bert", "t5", "checkpoints")
 
 
 def main(arguments: list[str]) -> int:

@@ -139,7 +139,7 @@ class SoftmaxAttention(nn.Module):
     def _heads(self, flat: Tensor, heads: int, norm: nn.Module, turn: Turn | None) -> Tensor:
         """[B, T, heads * D] -> [B, heads, T, D], normed and turned."""
         normed = not isinstance(norm, nn.Identity)
-        full = normed and cast(Tensor, norm.weight).shape[0] != self.d_head
+        full = normed and cast(int, norm.width) != self.d_head
         if full:
             flat = norm(flat).to(flat.dtype)
         x = flat.unflatten(2, (heads, self.d_head))

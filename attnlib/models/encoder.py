@@ -79,14 +79,16 @@ class EncoderSpec(ModelSpec, kind="encoder"):
         if any(layer.cross is not None for layer in self.stack.layers):
             raise FieldError("stack", "has cross-attention", "only the decoder of an encoder_decoder can feed it")
         self.stack.check(d_model=self.d_model, path="stack")
-        self.head.check(d_model=self.d_model, d_embedding=self.embedding.d_embedding or self.d_model)
+        out = self.stack.d_out or self.d_model
+        self.head.check(d_model=out, d_embedding=self.embedding.d_embedding or self.d_model)
         return self
 
     def build(self) -> Encoder:
         embedding = self.embedding.build(vocab_size=self.vocab_size, d_model=self.d_model)
         stack = self.stack.build(d_model=self.d_model, path="encoder")
         width = self.embedding.d_embedding or self.d_model
-        head = self.head.build(d_model=self.d_model, vocab_size=self.vocab_size, d_embedding=width)
+        out = self.stack.d_out or self.d_model
+        head = self.head.build(d_model=out, vocab_size=self.vocab_size, d_embedding=width)
         model = Encoder(embedding=embedding, stack=stack, head=head, spec=self)
         initialise(model, self.init, self.stack.num_layers)
         return model

@@ -140,7 +140,7 @@ class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
         self.encoder.check(d_model=self.d_model, path="encoder")
         self.decoder.check(d_model=self.d_model, path="decoder")
         written = self.decoder_embedding or self.embedding
-        self.head.check(d_model=self.d_model, d_embedding=written.d_embedding or self.d_model)
+        self.head.check(d_model=self.decoder.d_out or self.d_model, d_embedding=written.d_embedding or self.d_model)
         return self
 
     def build(self) -> EncoderDecoder:
@@ -153,8 +153,8 @@ class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
         model = EncoderDecoder(
             embedding=embedding,
             encoder=self.encoder.build(d_model=self.d_model, path="encoder"),
-            decoder=self.decoder.build(d_model=self.d_model, d_memory=self.d_model, path="decoder"),
-            head=self.head.build(d_model=self.d_model, vocab_size=vocab, d_embedding=width),
+            decoder=self.decoder.build(d_model=self.d_model, d_memory=self.encoder.d_out or self.d_model, path="decoder"),
+            head=self.head.build(d_model=self.decoder.d_out or self.d_model, vocab_size=vocab, d_embedding=width),
             decoder_embedding=own,
             spec=self,
         )

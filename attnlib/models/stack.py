@@ -19,12 +19,13 @@ from attnlib.errors import UsageError
 from attnlib.layout import Layout
 from attnlib.models.block import Block, BlockSpec
 from attnlib.models.state import DecodingState
+from attnlib.nn.linear import Linear
 from attnlib.nn.norms import Norm
 from attnlib.spec import FieldError, Spec
 
 
 class Stack(nn.Module):
-    """Blocks one after another, then the final norm; `bias` is one score term shared by all self-attentions."""
+    """Blocks one after another, the final norm, `project` to another width; `bias` is shared by all self-attentions."""
 
     def __init__(
         self,
@@ -32,11 +33,12 @@ class Stack(nn.Module):
         *,
         final_norm: nn.Module | None = None,
         bias: ScoreTerm | None = None,
+        project: nn.Module | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.final_norm, self.bias, self.dropout = final_norm, bias, dropout
+        self.final_norm, self.project, self.bias, self.dropout = final_norm, project, bias, dropout
         self.backend = "auto"
         self.checkpointing = False  # recompute each block in the backward
 
@@ -66,6 +68,8 @@ class Stack(nn.Module):
                 stream.append(x)
         if self.final_norm is not None:
             x = self.final_norm(x)
+        if self.project is not None:
+            x = self.project(x)
         x = F.dropout(x, self.dropout) if self.dropout and self.training else x
         return x, None if stream is None else tuple(stream)
 
@@ -110,7 +114,8 @@ def _alone(block: Block, x: Tensor, layout: Layout, scope: Scope, memory: Memory
 class StackSpec(Spec):
     """num_layers copies of `block`, or of the named `blocks` in the order of `pattern`, repeated.
 
-    bias: one score term for the whole stack (T5). dropout: after the final norm.
+    bias: one score term for the whole stack (T5). dropout: after the final norm. d_out: the width that the stream is
+    projected to after it, without bias (OPT); null = as it is.
     """
 
     num_layers: int = Field(ge=1)
@@ -119,6 +124,7 @@ class StackSpec(Spec):
     pattern: tuple[str, ...] = ()
     final_norm: Norm | None = None
     bias: TermSpec | None = None
+    d_out: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -165,4 +171,5 @@ class StackSpec(Spec):
             width = first.d_head or d_model // heads if isinstance(first, SoftmaxAttentionSpec) else d_model
             bias = self.bias.build(num_heads=heads, d_head=width)
         norm = None if self.final_norm is None else self.final_norm.build(d_model)
-        return Stack(blocks, final_norm=norm, bias=bias, dropout=self.dropout)
+        project = None if self.d_out is None else Linear(d_model, self.d_out, bias=False)
+        return Stack(blocks, final_norm=norm, bias=bias, project=project, dropout=self.dropout)

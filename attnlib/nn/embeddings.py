@@ -79,26 +79,30 @@ class SinusoidalSpec(PositionSpec, kind="sinusoidal"):
 
 
 class Embedding(nn.Module):
-    """token[ids] * scale + position + type, then norm, projection to M (factorised) and dropout."""
+    """token[ids] * scale + position + type, then norm, projection to M (factorised) and dropout.
+
+    `token_project` projects the token's vector before the others are added, `project` the sum of all.
+    """
 
     def __init__(
         self,
         *,
         vocab_size: int,
         d_embedding: int,
-        d_model: int,
+        d_sum: int,
         scale: float = 1.0,
         position: nn.Module | None = None,
         types: int = 0,
         norm: nn.Module | None = None,
+        token_project: nn.Module | None = None,
+        project: nn.Module | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.token = nn.Embedding(vocab_size, d_embedding)
         self.position = position
-        self.token_type = nn.Embedding(types, d_embedding) if types else None
-        self.norm = norm
-        self.project = Linear(d_embedding, d_model) if d_embedding != d_model else None
+        self.token_type = nn.Embedding(types, d_sum) if types else None
+        self.token_project, self.norm, self.project = token_project, norm, project
         self.scale, self.dropout = scale, dropout
 
     @property
@@ -116,6 +120,8 @@ class Embedding(nn.Module):
         if embeds.shape[-1] != self.token.weight.shape[1]:
             raise LayoutError("embeds", f"are {embeds.shape[-1]} wide", f"must be {self.token.weight.shape[1]}")
         x = embeds if self.scale == 1.0 else embeds * torch.tensor(self.scale, dtype=embeds.dtype)
+        if self.token_project is not None:
+            x = self.token_project(x)
         if self.position is not None:
             x = x + self.position(layout).to(x.dtype)
         if self.token_type is not None:
@@ -128,25 +134,35 @@ class Embedding(nn.Module):
 
 
 class EmbeddingSpec(Spec):
-    """d_embedding: null = d_model, else factorised. scale: a number or "sqrt" (of d_embedding). types: token types."""
+    """d_embedding: null = d_model, else factorised. scale: a number or "sqrt" (of d_embedding). types: token types.
+
+    project: what a factorised embedding projects to d_model, the whole sum of token, type and position (ELECTRA, ALBERT)
+    or the token's vector before the others are added (OPT); project_bias: whether that has a bias."""
 
     d_embedding: int | None = Field(default=None, ge=1)
     scale: float | Literal["sqrt"] = 1.0
     position: PositionSpec | None = None
     types: int = Field(default=0, ge=0)
     norm: Norm | None = None
+    project: Literal["sum", "token"] = "sum"
+    project_bias: bool = True
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def build(self, *, vocab_size: int, d_model: int) -> Embedding:
         width = self.d_embedding or d_model
+        project = Linear(width, d_model, bias=self.project_bias) if width != d_model else None
+        first = self.project == "token"
+        inner = d_model if first else width
         return Embedding(
             vocab_size=vocab_size,
             d_embedding=width,
-            d_model=d_model,
+            d_sum=inner,
             scale=math.sqrt(width) if self.scale == "sqrt" else float(self.scale),
-            position=None if self.position is None else self.position.build(width),
+            position=None if self.position is None else self.position.build(inner),
             types=self.types,
-            norm=None if self.norm is None else self.norm.build(width),
+            norm=None if self.norm is None else self.norm.build(inner),
+            token_project=project if first else None,
+            project=None if first else project,
             dropout=self.dropout,
         )
 

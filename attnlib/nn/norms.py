@@ -24,27 +24,28 @@ class Norm(Spec, slot="norm"):
 class LayerNorm(nn.Module):
     """(x - mean) / sqrt(var + eps) * weight + bias (Ba et al. 2016)."""
 
-    def __init__(self, width: int, *, eps: float = 1e-5, bias: bool = True) -> None:
+    def __init__(self, width: int, *, eps: float = 1e-5, bias: bool = True, weight: bool = True) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
+        self.width, self.eps = width, eps
+        self.weight = nn.Parameter(torch.ones(width)) if weight else None
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return F.layer_norm(x, (self.width,), self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, eps={self.eps}"
+        return f"{self.width}, eps={self.eps}"
 
 
 class LayerNormSpec(Norm, kind="layer"):
-    """Centres and scales; bias: false leaves the shift out."""
+    """Centres and scales; bias: false leaves the learned shift out, weight: false the learned scale."""
 
     eps: float = Field(default=1e-5, gt=0)
     bias: bool = True
+    weight: bool = True
 
     def build(self, width: int) -> nn.Module:
-        return LayerNorm(width, eps=self.eps, bias=self.bias)
+        return LayerNorm(width, eps=self.eps, bias=self.bias, weight=self.weight)
 
 
 class RMSNorm(nn.Module):
@@ -58,7 +59,7 @@ class RMSNorm(nn.Module):
         self, width: int, *, eps: float = 1e-6, unit_offset: bool = False, cast: CastOrder = "cast_then_scale"
     ) -> None:
         super().__init__()
-        self.eps, self.unit_offset, self.cast = eps, unit_offset, cast
+        self.width, self.eps, self.unit_offset, self.cast = width, eps, unit_offset, cast
         self.weight = nn.Parameter(torch.zeros(width) if unit_offset else torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ class RMSNorm(nn.Module):
         return (exact * (1.0 + weight if self.unit_offset else weight)).to(x.dtype)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, eps={self.eps}" + (", unit_offset" if self.unit_offset else "")
+        return f"{self.width}, eps={self.eps}" + (", unit_offset" if self.unit_offset else "")
 
 
 class RMSNormSpec(Norm, kind="rms"):
