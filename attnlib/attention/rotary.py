@@ -150,7 +150,7 @@ class Rotary(Spec):
 
     def width(self, d_head: int) -> int:
         """Channels that are turned."""
-        return int(d_head * self.fraction) // 2 * 2
+        return int(d_head * self.fraction + 1e-6) // 2 * 2  # n / d_head * d_head may fall short of n
 
     def table(self, layout: Layout, d_head: int, dtype: torch.dtype, lengths: Lengths | None = None) -> Turn:
         """cos and sin [B|1, 1, T, R/2] at the layout's encoding positions, made once a layout.

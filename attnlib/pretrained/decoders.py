@@ -75,11 +75,16 @@ def layered(kinds: Sequence[str], blocks: Mapping[str, BlockSpec], final_norm: N
     return StackSpec(num_layers=len(kinds), blocks=used, pattern=tuple(kinds[:period]), final_norm=final_norm)
 
 
-def attentions_of(spec: ModelSpec) -> tuple[SoftmaxAttentionSpec, ...]:
-    """The softmax attention of every layer of a decoder; refuses other models."""
+def decoder_of(spec: ModelSpec) -> DecoderSpec:
+    """The spec, if it is a decoder's."""
     if not isinstance(spec, DecoderSpec):
         raise CheckpointError("model", f"is of kind {spec.kind!r}", "wish a decoder")
-    found = [block.attention for block in spec.stack.layers]
+    return spec
+
+
+def attentions_of(spec: ModelSpec) -> tuple[SoftmaxAttentionSpec, ...]:
+    """The softmax attention of every layer of a decoder; refuses other models."""
+    found = [block.attention for block in decoder_of(spec).stack.layers]
     if odd := next((a for a in found if not isinstance(a, SoftmaxAttentionSpec)), None):
         raise CheckpointError("model.stack.block.attention", f"is of kind {odd.kind!r}", "wish softmax")
     return tuple(a for a in found if isinstance(a, SoftmaxAttentionSpec))

@@ -16,7 +16,7 @@ BESIDE = frozenset({
     "bos_token_id", "cls_token_id", "decoder_start_token_id", "eos_token_id", "finetuning_task", "forced_bos_token_id",
     "forced_eos_token_id", "id2label", "is_encoder_decoder", "label2id", "mask_token_id", "max_position_embeddings",
     "pad_token_id", "prefix", "problem_type", "sep_token_id", "task_specific_params", "tokenizer_class", "unk_token_id",
-    "use_cache",
+    "use_cache", "n_positions",
 })  # fmt: skip
 
 

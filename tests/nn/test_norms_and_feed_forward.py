@@ -89,3 +89,11 @@ def test_sinusoids_are_those_of_the_paper(width: int) -> None:
     half = Sinusoidal(6, order="half_split")(layout)[0]
     plain = Sinusoidal(6)(layout)[0]
     assert torch.equal(half, torch.cat([plain[:, 0::2], plain[:, 1::2]], 1))
+
+
+def test_a_layer_norm_without_learned_weights_only_centres_and_scales():
+    from attnlib.nn.norms import LayerNormSpec
+
+    norm, x = LayerNormSpec(weight=False, bias=False).build(5), torch.randn(3, 5)
+    assert not list(norm.parameters())
+    assert torch.allclose(norm(x), (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + 1e-5).sqrt())

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 from attnlib.attention.masks import Causal, Mask
 from attnlib.attention.rotary import Rotary
 from attnlib.attention.softmax import SoftmaxAttentionSpec
-from attnlib.errors import CheckpointError
 from attnlib.models.block import BlockSpec
 from attnlib.models.decoder import DecoderSpec
 from attnlib.models.heads import LMHeadSpec
@@ -21,11 +20,11 @@ from attnlib.nn.feed_forward import FeedForward, GatedSpec
 from attnlib.nn.init import Normal
 from attnlib.nn.norms import RMSNormSpec
 from attnlib.pretrained.activations import activation_from, activation_name
-from attnlib.pretrained.decoders import FULL, attentions_of, head_from, layered, prefixes
-from attnlib.pretrained.family import Family, HFConfig, Sample
-from attnlib.pretrained.labels import labels_config
+from attnlib.pretrained.decoder_family import DecoderFamily
+from attnlib.pretrained.decoders import FULL, head_from, layered, prefixes
+from attnlib.pretrained.family import HFConfig, Sample
 from attnlib.pretrained.rope import rope_config, rotary_from
-from attnlib.pretrained.rules import Ignore, Rename, Rule, Tied, renames
+from attnlib.pretrained.rules import Ignore, Rule, renames
 from attnlib.pretrained.table import Table
 
 ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "out"}
@@ -33,7 +32,7 @@ MLP = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 WHERE = "model.stack.block"
 
 
-class Llama(Family):
+class Llama(DecoderFamily):
     """Touvron et al. 2023 (arXiv:2307.09288), Dubey et al. 2024 (arXiv:2407.21783)."""
 
     name = "llama"
@@ -107,31 +106,12 @@ class Llama(Family):
 
     # -- to a config ------------------------------------------------------------------------------------------------
 
-    def config_from(self, spec: ModelSpec) -> dict[str, Any]:
-        attentions = attentions_of(spec)
-        tied = isinstance(spec.head, LMHeadSpec) and spec.head.tied
-        tree = {
-            "model_type": self.model_types[0],
-            "architectures": [self.architecture_of(spec)],
-            "vocab_size": spec.vocab_size,
+    def keys(self, spec: ModelSpec, attentions: tuple[SoftmaxAttentionSpec, ...]) -> dict[str, Any]:
+        _, mlp, norm = self.parts(spec, GatedSpec, RMSNormSpec)
+        attention = attentions[0]
+        return {
             "hidden_size": spec.d_model,
             "num_hidden_layers": len(attentions),
-            "tie_word_embeddings": tied,
-            **labels_config(spec.head),
-            **({"initializer_range": spec.init.scale} if isinstance(spec.init, Normal) else {}),
-            **self.keys(spec, attentions),
-        }
-        self.say(spec, tree)
-        return tree
-
-    def keys(self, spec: ModelSpec, attentions: tuple[SoftmaxAttentionSpec, ...]) -> dict[str, Any]:
-        """What the config says of a layer; whatever these keys cannot say is found when they are read back."""
-        assert isinstance(spec, DecoderSpec)
-        block, attention = spec.stack.layers[0], attentions[0]
-        mlp, norm = block.mlp, block.norm
-        if not isinstance(mlp, GatedSpec) or not isinstance(norm, RMSNormSpec):
-            raise CheckpointError(WHERE, "is without RMS norms and a gated mlp", f"wish a {self.name} model")
-        return {
             "intermediate_size": mlp.d_ff,
             "num_attention_heads": attention.num_heads,
             "num_key_value_heads": attention.num_kv_heads or attention.num_heads,
@@ -169,25 +149,6 @@ class Llama(Family):
     def mlp_rules(self, theirs: str, ours: str, spec: ModelSpec) -> list[Rule]:
         return [*renames(f"{theirs}mlp.", ours, MLP)]
 
-    def head_rules(self, spec: ModelSpec) -> list[Rule | Tied]:
-        match spec.head.kind:
-            case "lm" if isinstance(spec.head, LMHeadSpec) and spec.head.tied:
-                return [Tied("lm_head.weight", "embedding.token.weight")]
-            case "lm":
-                return [Rename("lm_head.weight", "head.vocabulary.weight")]
-            case "classify":
-                return [Rename("score.weight", "head.project.weight")]
-            case "tag":
-                return [*renames("score", "head.project", {"": ""})]
-            case "span":
-                return [*renames("qa_outputs", "head.project", {"": ""})]
-        return []
-
-    def untied(self, spec: ModelSpec, theirs: str) -> ModelSpec:
-        if theirs != "lm_head.weight" or not isinstance(spec.head, LMHeadSpec):
-            return super().untied(spec, theirs)
-        return spec.replace(head=spec.head.replace(tied=False))
-
     # -- proof ------------------------------------------------------------------------------------------------------
 
     def samples(self) -> Mapping[str, Sample]:
@@ -208,18 +169,10 @@ class Llama(Family):
         }  # fmt: skip
 
     def made(self, variants: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Sample]:
-        """A sample a variant, of the first class."""
-        first = next(iter(self.architectures))
-        return {name: Sample(first, {**TINY, **more, **variant}) for name, variant in variants.items()}
+        return self.variants({**TINY, **more}, variants)
 
     def heads(self, **more: Any) -> dict[str, Sample]:
-        """A sample a further class."""
-        labels = {"pad_token_id": 0, "id2label": {0: "no", 1: "yes", 2: "both"}, "label2id": {"no": 0, "yes": 1, "both": 2}}
-        return {
-            {"none": "headless"}.get(kind, kind): Sample(name, {**TINY, **labels, **more})
-            for name, kind in self.architectures.items()
-            if kind != "lm"
-        }
+        return self.labelled({**TINY, **more})
 
 
 TINY = {
