@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from attnlib.layout import Coordinates
 from attnlib.spec import FieldError, Spec
+
+if TYPE_CHECKING:
+    from attnlib.attention.softmax import SoftmaxAttention
 
 
 class ScoreTerm(nn.Module):
@@ -38,7 +42,31 @@ class TermSpec(Spec, slot="bias"):
     """What is added to the scores."""
 
     def build(self, *, num_heads: int, d_head: int) -> ScoreTerm:
+        """The term alone, for so many heads of this width."""
         raise NotImplementedError
+
+    def of(self, attention: SoftmaxAttention) -> ScoreTerm:
+        """The term of one attention, which may read that attention's own projections."""
+        return self.build(num_heads=attention.num_heads, d_head=attention.d_head)
+
+    def shared(self, attentions: Sequence[SoftmaxAttention]) -> nn.Module:
+        """What a stack keeps of a term for all its attentions: the term itself, unless each was given one of its own."""
+        return self.of(attentions[0])
+
+
+def picked(table: Tensor, place: Coordinates, at: Tensor, *, keys: bool = False) -> Tensor:
+    """table [B, H, T, R] read at [B|1, 1|H, Q, K]: for every pair the value at `at` of its query, or of its key.
+
+    `place` are the coordinates of that side. A table that was cut to a tile's columns already is read as it is.
+    """
+    if at.dim() == 0:  # in a compiled kernel
+        return table[place.row, place.head, place.column, at]
+    columns = place.column.flatten()
+    if len(columns) != table.shape[2]:
+        table = table.index_select(2, columns)
+    at = at.transpose(-1, -2) if keys else at
+    found = table.gather(3, at.expand(*table.shape[:3], at.shape[3]))
+    return found.transpose(-1, -2) if keys else found
 
 
 def alibi_slopes(num_heads: int) -> Tensor:
@@ -149,7 +177,7 @@ class Shaw(ScoreTerm):
 
     def score(self, tensors: tuple[Tensor, ...], q: Coordinates, k: Coordinates) -> Tensor:
         offset = (k.position - q.position).clamp(-self.max_distance, self.max_distance) + self.max_distance
-        return tensors[0][q.row, q.head, q.column, offset]
+        return picked(tensors[0], q, offset)
 
 
 class ShawSpec(TermSpec, kind="shaw"):

@@ -96,6 +96,11 @@ class ScoreRule(nn.Module):
         parts |= set() if type(self.normaliser) is Softmax else {type(self.normaliser).__name__}
         self.parts = frozenset(parts)
 
+    def add(self, term: ScoreTerm) -> None:
+        """One term more."""
+        self.terms.append(term)
+        self.parts |= {"term"}
+
 
 class ScoresSpec(Spec):
     """scale: null is d_head^-0.5; by_layer divides it by the layer's number (from 1); softcap: c * tanh(s / c)."""
@@ -105,8 +110,6 @@ class ScoresSpec(Spec):
     softcap: float | None = Field(default=None, gt=0)
     normaliser: NormaliserSpec = SoftmaxSpec()
 
-    def build(self, *, num_heads: int, d_head: int, layer: int, terms: Sequence[ScoreTerm] = ()) -> ScoreRule:
+    def build(self, *, num_heads: int, d_head: int, layer: int) -> ScoreRule:
         scale = (d_head**-0.5 if self.scale is None else self.scale) / (layer + 1 if self.by_layer else 1)
-        return ScoreRule(
-            scale=scale, softcap=self.softcap, normaliser=self.normaliser.build(num_heads=num_heads), terms=terms
-        )
+        return ScoreRule(scale=scale, softcap=self.softcap, normaliser=self.normaliser.build(num_heads=num_heads))

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from attnlib.attention import disentangled  # noqa: F401  (a kind of term)
 from attnlib.attention.backends.choose import choose
 from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.biases import TermSpec
@@ -137,15 +138,15 @@ class SoftmaxAttention(nn.Module):
         return self.rotary.table(layout, self.d_head, dtype, scope.lengths)
 
     def _heads(self, flat: Tensor, heads: int, norm: nn.Module, turn: Turn | None) -> Tensor:
-        """[B, T, heads * D] -> [B, heads, T, D], normed and turned."""
+        """[.., T, heads * D] -> [.., heads, T, D], normed and turned."""
         normed = not isinstance(norm, nn.Identity)
         full = normed and cast(int, norm.width) != self.d_head
         if full:
             flat = norm(flat).to(flat.dtype)
-        x = flat.unflatten(2, (heads, self.d_head))
+        x = flat.unflatten(-1, (heads, self.d_head))
         if normed and not full:
             x = norm(x).to(flat.dtype)
-        x = x.transpose(1, 2)
+        x = x.transpose(-3, -2)
         return x if turn is None or self.rotary is None else self.rotary.turn(x, turn)
 
     def _entry(self, x: Tensor, turn: Turn | None) -> dict[str, Tensor]:
@@ -153,6 +154,11 @@ class SoftmaxAttention(nn.Module):
             "k": self._heads(self.k(x), self.num_kv_heads, self.k_norm, turn),  # [B, G, K, D]
             "v": self._heads(self.v(x), self.num_kv_heads, _plain, None),
         }
+
+    def at_rest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [.., H, T, D] and keys [.., G, T, D] of x [.., T, M], not turned."""
+        k = self._heads(self.k(x), self.num_kv_heads, self.k_norm, None)
+        return self._heads(self.q(x), self.num_heads, self.q_norm, None), k
 
     def remember(self, x: Tensor, layout: Layout) -> Memory:
         """Keys and values of an encoder's output x [B, S, M]; cross-attention turns nothing."""
@@ -208,7 +214,6 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
         groups = self.num_kv_heads or self.num_heads
         d_head = self.d_head or d_model // self.num_heads
-        terms = [] if self.term is None else [self.term.build(num_heads=self.num_heads, d_head=d_head)]
         widths = {"none": None, "head": (d_head, d_head), "full": (self.num_heads * d_head, groups * d_head)}
         norms = widths[self.qk_norm]
         attention = SoftmaxAttention(
@@ -216,7 +221,7 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
             num_heads=self.num_heads,
             num_kv_heads=groups,
             d_head=d_head,
-            rule=self.scores.build(num_heads=self.num_heads, d_head=d_head, layer=layer, terms=terms),
+            rule=self.scores.build(num_heads=self.num_heads, d_head=d_head, layer=layer),
             mask=self.mask,
             rotary=self.rotary if d_memory is None else None,
             qk_norm=None if norms is None else (self.norm.build(norms[0]), self.norm.build(norms[1])),
@@ -224,4 +229,6 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
             d_memory=d_memory,
         )
         attention.dropout = self.dropout
+        if self.term is not None:
+            attention.rule.add(self.term.of(attention))
         return attention

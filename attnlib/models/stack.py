@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -14,7 +14,7 @@ from attnlib.attention.biases import ScoreTerm, TermSpec
 from attnlib.attention.caches import Growing, LayerCache, Memory, Rolling, Slots, Static
 from attnlib.attention.masks import Retention
 from attnlib.attention.scope import Scope
-from attnlib.attention.softmax import SoftmaxAttentionSpec
+from attnlib.attention.softmax import SoftmaxAttention, SoftmaxAttentionSpec
 from attnlib.errors import UsageError
 from attnlib.layout import Layout
 from attnlib.models.block import Block, BlockSpec
@@ -25,14 +25,17 @@ from attnlib.spec import FieldError, Spec
 
 
 class Stack(nn.Module):
-    """Blocks one after another, the final norm, `project` to another width; `bias` is shared by all self-attentions."""
+    """Blocks one after another, the final norm, `project` to another width; `bias` is shared by all self-attentions.
+
+    It is one score term, or what those share of the terms that each has of its own.
+    """
 
     def __init__(
         self,
         blocks: list[Block],
         *,
         final_norm: nn.Module | None = None,
-        bias: ScoreTerm | None = None,
+        bias: nn.Module | None = None,
         project: nn.Module | None = None,
         dropout: float = 0.0,
     ) -> None:
@@ -52,7 +55,7 @@ class Stack(nn.Module):
         hidden: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """x [B, T, M] -> the final [B, T, M] and, where `hidden` asks, the stream before each block and after the last."""
-        terms = () if self.bias is None else (self.bias,)
+        terms = (self.bias,) if isinstance(self.bias, ScoreTerm) else ()
         scope = Scope(terms=terms, lengths=None if state is None else state.horizon, backend=self.backend)
         caches: list[LayerCache | None] = [None] * len(self.blocks)
         if state is not None:
@@ -154,7 +157,7 @@ class StackSpec(Spec):
         named = {"block": self.block} if self.block is not None else {f"blocks.{n}": b for n, b in self.blocks.items()}
         for name, block in named.items():
             block.check(d_model=d_model, path=f"{path}.{name}")
-        heads = {getattr(block.attention, "num_heads", None) for block in self.layers}
+        heads = {b.attention.num_heads if isinstance(b.attention, SoftmaxAttentionSpec) else None for b in self.layers}
         if self.bias is not None and (len(heads) > 1 or None in heads):
             raise FieldError(f"{path}.bias", "shared by layers of unlike heads", "give every block the same num_heads")
 
@@ -166,10 +169,7 @@ class StackSpec(Spec):
                 block.cross.body.path = f"{path}.{i}.cross"  # type: ignore[assignment]
         bias = None
         if self.bias is not None:
-            first = self.layers[0].attention
-            heads = first.num_heads if isinstance(first, SoftmaxAttentionSpec) else 1
-            width = first.d_head or d_model // heads if isinstance(first, SoftmaxAttentionSpec) else d_model
-            bias = self.bias.build(num_heads=heads, d_head=width)
+            bias = self.bias.shared([*dict.fromkeys(cast(SoftmaxAttention, b.attention.body) for b in blocks)])
         norm = None if self.final_norm is None else self.final_norm.build(d_model)
         project = None if self.d_out is None else Linear(d_model, self.d_out, bias=False)
         return Stack(blocks, final_norm=norm, bias=bias, project=project, dropout=self.dropout)

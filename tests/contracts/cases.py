@@ -12,9 +12,11 @@ from torch import Tensor
 
 from attnlib.attention.biases import ALiBi, ScoreTerm, Shaw, T5Relative
 from attnlib.attention.caches import Growing, Rolling, Static
+from attnlib.attention.disentangled import DisentangledSpec
 from attnlib.attention.masks import Retention
 from attnlib.attention.scores import Normaliser, Softmax, SoftmaxSink
 from attnlib.layout import Layout
+from attnlib.nn.norms import LayerNormSpec
 
 HEADS, WIDTH = 4, 6
 
@@ -124,7 +126,7 @@ LAYOUTS: dict[str, Callable[[], LayoutCase]] = {
 
 class TermCase(NamedTuple):
     make: Callable[[], ScoreTerm]
-    added: Callable[[ScoreTerm, Tensor, list[Row], list[Row]], Tensor]
+    added: Callable[[ScoreTerm, Tensor, Tensor, list[Row], list[Row]], Tensor]  # of queries and keys, and where they stand
 
 
 # kind -> how one is made, and its formula
@@ -132,6 +134,10 @@ TERMS: dict[str, TermCase] = {
     "alibi": TermCase(lambda: ALiBi(num_heads=HEADS), oracle.alibi),
     "t5_relative": TermCase(lambda: T5Relative(num_heads=HEADS, buckets=8, max_distance=11), oracle.t5),
     "shaw": TermCase(lambda: Shaw(d_head=WIDTH, max_distance=3), oracle.shaw),
+    "disentangled": TermCase(
+        lambda: DisentangledSpec(buckets=4, max_distance=9, norm=LayerNormSpec()).build(num_heads=HEADS, d_head=WIDTH),
+        oracle.disentangled,
+    ),
 }
 
 

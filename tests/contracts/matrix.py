@@ -60,7 +60,7 @@ def make(cell: Cell, where: LayoutCase, case: oracle.MaskCase, seen: Tensor) -> 
     learned = randomised(*terms, normaliser)
     rule = ScoreRule(scale=wanted.scale, softcap=wanted.softcap, normaliser=normaliser, terms=terms)
     call = AttentionCall(Visibility(case.mask, where.q, where.k, HEADS), rule)
-    added = TERMS[cell.term].added(terms[0], q, where.queries, where.keys) if terms else None
+    added = TERMS[cell.term].added(terms[0], q, k, where.queries, where.keys) if terms else None
     sink = getattr(normaliser, "sink", None)
     out = oracle.attention(
         q, k, v, seen, scale=wanted.scale, softcap=wanted.softcap, sink=sink, added=added, weigh=wanted.weigh

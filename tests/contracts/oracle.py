@@ -101,7 +101,7 @@ def _distances(q: list[Row], k: list[Row]) -> list[list[list[int]]]:
     return [[[0 if a is None or b is None else b.position - a.position for b in ks] for a in qs] for qs, ks in zip(q, k)]
 
 
-def alibi(term: ScoreTerm, queries: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+def alibi(term: ScoreTerm, queries: Tensor, keys: Tensor, q: list[Row], k: list[Row]) -> Tensor:
     """-(2^(-8 (h+1) / H)) |i - j| for a power of two of heads."""
     heads = queries.shape[1]
     slopes = torch.tensor([2.0 ** (-8.0 * (h + 1) / heads) for h in range(heads)], dtype=torch.float64)
@@ -123,19 +123,43 @@ def bucket(distance: int, buckets: int, furthest: int, both: bool) -> int:
     return base + min(far, buckets - 1)
 
 
-def t5(term: ScoreTerm, queries: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+def t5(term: ScoreTerm, queries: Tensor, keys: Tensor, q: list[Row], k: list[Row]) -> Tensor:
     index = [[[bucket(d, 8, 11, True) for d in line] for line in row] for row in _distances(q, k)]
     table = term.table
     assert isinstance(table, Tensor)
     return table.double()[torch.tensor(index)].permute(0, 3, 1, 2)
 
 
-def shaw(term: ScoreTerm, queries: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+def shaw(term: ScoreTerm, queries: Tensor, keys: Tensor, q: list[Row], k: list[Row]) -> Tensor:
     index = [[[max(-3, min(3, d)) + 3 for d in line] for line in row] for row in _distances(q, k)]
     table = term.table
     assert isinstance(table, Tensor)
     vectors = table.double()[torch.tensor(index)]  # [B, Q, K, D]
     return torch.einsum("bhqd,bqkd->bhqk", queries, vectors) / math.sqrt(queries.shape[-1])
+
+
+def signed_bucket(distance: int, buckets: int, furthest: int) -> int:
+    """He et al. 2021: a distance itself up to buckets / 2, its logarithm from there."""
+    exact, size = buckets // 2, abs(distance)
+    if size <= exact:
+        return distance
+    far = exact + math.ceil(math.log(size / exact) / math.log((furthest - 1) / exact) * (exact - 1))
+    return far if distance > 0 else -far
+
+
+def disentangled(term: ScoreTerm, queries: Tensor, keys: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+    """(q_i . K[d] + k_j . Q[d]) / sqrt(3 D): d is the bucket of i - j, K and Q project the normed table."""
+    heads, width = queries.shape[1], queries.shape[3]
+    named = dict(term.named_parameters())
+    table = named["table.table"].double()
+    table = (table - table.mean(-1, keepdim=True)) / torch.sqrt(table.var(-1, keepdim=True, unbiased=False) + 1e-5)
+    table = table * named["table.norm.weight"] + named["table.norm.bias"]
+    of_keys, of_queries = (table @ named[f"{name}.weight"].T + named[f"{name}.bias"] for name in "kq")
+    index = [[[max(-4, min(3, signed_bucket(-d, 4, 9))) + 4 for d in line] for line in row] for row in _distances(q, k)]
+    met_keys, met_queries = (x.unflatten(1, (heads, width))[torch.tensor(index)] for x in (of_keys, of_queries))
+    own = torch.stack([keys[:, h * keys.shape[1] // heads] for h in range(heads)], 1)
+    found = torch.einsum("bhid,bijhd->bhij", queries, met_keys) + torch.einsum("bijhd,bhjd->bhij", met_queries, own)
+    return found / math.sqrt(3 * width)
 
 
 def attention(

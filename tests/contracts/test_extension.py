@@ -59,7 +59,7 @@ class DecaySpec(TermSpec, kind="test_decay"):
         return Decay(num_heads=num_heads)
 
 
-def decay(term: Any, queries: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+def decay(term: Any, queries: Tensor, keys: Tensor, q: list[Row], k: list[Row]) -> Tensor:
     cells = [
         [[0 if a is None or b is None else abs(a.position - b.position) for b in ks] for a in qs] for qs, ks in zip(q, k)
     ]

@@ -62,6 +62,9 @@ SPECS: dict[str, ModelSpec] = {
     "softcap, sink logits": decoder(attention(scores={"softcap": 3.0, "normaliser": "softmax_sink"})),
     "alibi": decoder(attention(term="alibi")),
     "shaw, qk-norm": decoder(attention(term={"kind": "shaw", "max_distance": 3}, qk_norm="head")),
+    "disentangled": decoder(
+        stack={"num_layers": 2, "block": BLOCK, "bias": {"kind": "disentangled", "buckets": 4, "max_distance": 9}}
+    ),
     "rotary by length": decoder(attention(rotary=DYNAMIC)),
     "chunks": decoder(attention(mask=["causal", {"kind": "chunk", "size": 4}])),
     "parallel, unlike widths": decoder({**attention(d_head=7, bias=True), "placement": "parallel"}),

@@ -24,7 +24,7 @@ def _some(names: Iterable[str], few: str) -> list[Any]:
     return [name if name in few.split() else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
-@pytest.mark.parametrize("name", _some(ALL, "gpt2 sinks_alibi t5_shared parallel bert t5"))
+@pytest.mark.parametrize("name", _some(ALL, "gpt2 sinks_alibi t5_shared disentangled parallel bert t5"))
 def test_compiled_forward_and_backward_equal_eager_in_one_graph(name: str) -> None:
     model = build(name)
     run(name, model).square().sum().backward()

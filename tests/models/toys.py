@@ -66,6 +66,12 @@ DECODERS: dict[str, Tree] = {
     "t5_shared": decoder(block(attention=attention()), stack={"bias": {"kind": "t5_relative", "buckets": 8, "both": False}}),
     "t5_per_layer": decoder(block(attention=attention(term={"kind": "t5_relative", "buckets": 8, "max_distance": 9}))),
     "shaw": decoder(block(attention=attention(term={"kind": "shaw", "max_distance": 3}))),
+    "disentangled": decoder(
+        block(attention=attention(num_kv_heads=2)), stack={"bias": {"kind": "disentangled", "buckets": 4, "max_distance": 9}}
+    ),
+    "disentangled_per_layer": decoder(
+        block(attention=attention(term={"kind": "disentangled", "buckets": None, "max_distance": 5, "share": False}))
+    ),
     "softcap_sink": decoder(
         block(
             attention=attention(
@@ -118,6 +124,10 @@ ENCODERS: dict[str, Tree] = {
     "encoder_alibi": encoder(block(attention={"num_heads": 4, "term": "alibi"}), head={"kind": "tag", "num_labels": 3}),
     "encoder_shaw": encoder(
         block("sandwich", attention={"num_heads": 4, "term": {"kind": "shaw", "max_distance": 2}}), head={"kind": "span"}
+    ),
+    "encoder_disentangled": encoder(
+        block("post", "layer", attention={"num_heads": 4, "bias": True, "d_head": 4, "qk_norm": "full"}),
+        stack={"bias": {"kind": "disentangled", "buckets": 6, "max_distance": 9, "norm": "layer", "parts": ["p2c"]}},
     ),
     "encoder_t5": encoder(block(attention={"num_heads": 4, "num_kv_heads": 2}), stack={"bias": "t5_relative"}),
     "encoder_local": encoder(
