@@ -120,12 +120,14 @@ class EncoderDecoder(nn.Module):
 class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
     """A T5-style pair.
 
-    decoder_vocab_size or decoder_embedding: null = both read one table. decoder_start: first id."""
+    decoder_vocab_size or decoder_embedding: null = both read one table. share_tokens: a decoder_embedding of its own
+    positions, norm and scale reads the encoder's token table. decoder_start: first id."""
 
     encoder: StackSpec
     decoder: StackSpec
     head: HeadSpec = LMHeadSpec()
     decoder_embedding: EmbeddingSpec | None = None
+    share_tokens: bool = False
     decoder_vocab_size: int | None = Field(default=None, ge=1)
     decoder_start: int = Field(default=0, ge=0)
 
@@ -137,18 +139,28 @@ class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
             raise FieldError("encoder", "has cross-attention", "there is nothing for it to read")
         if self.decoder_vocab_size is not None and self.decoder_embedding is None:
             raise FieldError("decoder_vocab_size", "given without decoder_embedding", "two vocabularies need two tables")
+        if self.share_tokens:
+            self._check_shared()
         self.encoder.check(d_model=self.d_model, path="encoder")
         self.decoder.check(d_model=self.d_model, path="decoder")
         written = self.decoder_embedding or self.embedding
         self.head.check(d_model=self.decoder.d_out or self.d_model, d_embedding=written.d_embedding or self.d_model)
         return self
 
+    def _check_shared(self) -> None:
+        if self.decoder_embedding is None:
+            raise FieldError("share_tokens", "true without decoder_embedding", "without one both read one table already")
+        if self.decoder_vocab_size not in (None, self.vocab_size):
+            raise FieldError("share_tokens", "true over two vocabularies", "leave out decoder_vocab_size")
+        if (self.decoder_embedding.d_embedding or self.d_model) != (self.embedding.d_embedding or self.d_model):
+            raise FieldError("share_tokens", "true over tables of unlike width", "give both the same d_embedding")
+
     def build(self) -> EncoderDecoder:
         vocab = self.decoder_vocab_size or self.vocab_size
-        embedding = self.embedding.build(vocab_size=self.vocab_size, d_model=self.d_model)
-        own = (
-            None if self.decoder_embedding is None else self.decoder_embedding.build(vocab_size=vocab, d_model=self.d_model)
-        )
+        embedding, own = self.embedding.build(vocab_size=self.vocab_size, d_model=self.d_model), None
+        if self.decoder_embedding is not None:
+            token = embedding.token if self.share_tokens else None
+            own = self.decoder_embedding.build(vocab_size=vocab, d_model=self.d_model, token=token)
         width = (self.decoder_embedding or self.embedding).d_embedding or self.d_model
         model = EncoderDecoder(
             embedding=embedding,

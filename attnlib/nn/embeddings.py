@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +14,7 @@ from attnlib.errors import LayoutError
 from attnlib.layout import Layout
 from attnlib.nn.linear import Linear
 from attnlib.nn.norms import Norm
-from attnlib.spec import Spec
+from attnlib.spec import FieldError, Spec
 
 
 class PositionSpec(Spec, slot="position"):
@@ -34,9 +34,7 @@ class LearnedPosition(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, layout: Layout) -> Tensor:
-        if layout.extent is not None and layout.extent > self.max_length:
-            raise LayoutError("embedding.position", f"the text is {layout.extent} tokens long",
-                              f"at most {self.max_length} positions are learned")  # fmt: skip
+        _check_extent(layout, self.max_length, "are learned")
         return _rows(self.weight, layout.encoding + self.offset, "embedding.position")
 
     def extra_repr(self) -> str:
@@ -53,29 +51,82 @@ class LearnedSpec(PositionSpec, kind="learned"):
         return LearnedPosition(width, max_length=self.max_length, offset=self.offset)
 
 
-class Sinusoidal(nn.Module):
-    """sin and cos of position * 10000^(-2i/M) (Vaswani et al. 2017); half-split [sin | cos] or interleaved."""
+Order = Literal["half_split", "interleaved"]
 
-    def __init__(self, width: int, *, order: Literal["half_split", "interleaved"] = "interleaved") -> None:
+
+def sinusoids(
+    positions: Tensor, width: int, *, order: Order = "interleaved", closed: bool = False, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """sin and cos of position * 10000^(-2i/M) (Vaswani et al. 2017), [..] -> [.., M]; half-split [sin | cos] or interleaved.
+
+    closed: rates from 1 to 1/10000 inclusive, 10000^(-2i/(M-2)), as the paper's own code had them. dtype: of the angles.
+    """
+    half = (width + 1) // 2
+    steps = torch.arange(half, device=positions.device, dtype=dtype)
+    angle = positions[..., None] * torch.exp(steps * (-2.0 * math.log(10000.0) / (max(width - 2, 1) if closed else width)))
+    parts = angle.sin(), angle.cos()  # [.., M/2] each
+    table = torch.cat(parts, -1) if order == "half_split" else torch.stack(parts, -1).flatten(-2)
+    return table[..., :width]
+
+
+class Sinusoidal(nn.Module):
+    """`sinusoids` of the positions; with `max_length` looked up in a table, which a checkpoint carries if it is `stored`."""
+
+    table: Tensor | None
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        order: Order = "interleaved",
+        closed: bool = False,
+        max_length: int | None = None,
+        stored: bool = False,
+    ) -> None:
         super().__init__()
-        self.width, self.order = width, order
+        self.width, self.order, self.closed, self.max_length = width, order, closed, max_length
+        self.register_buffer("table", None, persistent=stored)
+        if max_length is not None:
+            self.reset_buffers(torch.get_default_device())
+
+    def reset_buffers(self, device: torch.device) -> None:
+        """The table as it is computed; the angles in float64, for at a thousand positions rounding shows."""
+        positions = torch.arange(self.max_length or 0, device=device)
+        table = sinusoids(positions, self.width, order=self.order, closed=self.closed, dtype=torch.float64)
+        self.table = table.to(torch.get_default_dtype())
 
     def forward(self, layout: Layout) -> Tensor:
-        half = (self.width + 1) // 2
-        rate = torch.exp(torch.arange(half, device=layout.device) * (-2.0 * math.log(10000.0) / self.width))
-        angle = layout.encoding[..., None] * rate  # [B, T, M/2]
-        parts = angle.sin(), angle.cos()
-        table = torch.cat(parts, -1) if self.order == "half_split" else torch.stack(parts, -1).flatten(-2)
-        return table[..., : self.width]
+        if self.table is None:
+            return sinusoids(layout.encoding, self.width, order=self.order, closed=self.closed)
+        _check_extent(layout, self.table.shape[0], "have sinusoids")
+        return _rows(self.table, layout.encoding, "embedding.position")
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, {self.order}" + (f", max_length={self.max_length}" if self.max_length else "")
 
 
 class SinusoidalSpec(PositionSpec, kind="sinusoidal"):
-    """Nothing learned; any length."""
+    """Nothing learned; any length.
 
-    order: Literal["half_split", "interleaved"] = "interleaved"
+    order: [sin | cos] or by turns. closed: slowest rate exactly 1/10000. max_length: null = no bound, else a table of so
+    many positions, which is part of the checkpoint where it is `stored`.
+    """
+
+    order: Order = "interleaved"
+    closed: bool = False
+    max_length: int | None = Field(default=None, ge=1)
+    stored: bool = False
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.stored and self.max_length is None:
+            raise FieldError("stored", "true without max_length", "wish the rows of the table that is stored")
+        return self
 
     def build(self, width: int) -> nn.Module:
-        return Sinusoidal(width, order=self.order)
+        return Sinusoidal(
+            width, order=self.order, closed=self.closed, max_length=self.max_length, stored=self.stored
+        )
 
 
 class Embedding(nn.Module):
@@ -97,13 +148,15 @@ class Embedding(nn.Module):
         token_project: nn.Module | None = None,
         project: nn.Module | None = None,
         dropout: float = 0.0,
+        round_scale: bool = True,
+        token: nn.Embedding | None = None,
     ) -> None:
         super().__init__()
-        self.token = nn.Embedding(vocab_size, d_embedding)
+        self.token = nn.Embedding(vocab_size, d_embedding) if token is None else token
         self.position = position
         self.token_type = nn.Embedding(types, d_sum) if types else None
         self.token_project, self.norm, self.project = token_project, norm, project
-        self.scale, self.dropout = scale, dropout
+        self.scale, self.round_scale, self.dropout = scale, round_scale, dropout
 
     @property
     def max_length(self) -> int | None:
@@ -119,7 +172,9 @@ class Embedding(nn.Module):
         assert embeds is not None
         if embeds.shape[-1] != self.token.weight.shape[1]:
             raise LayoutError("embeds", f"are {embeds.shape[-1]} wide", f"must be {self.token.weight.shape[1]}")
-        x = embeds if self.scale == 1.0 else embeds * torch.tensor(self.scale, dtype=embeds.dtype)
+        x = embeds
+        if self.scale != 1.0:
+            x = x * (torch.tensor(self.scale, dtype=x.dtype) if self.round_scale else self.scale)
         if self.token_project is not None:
             x = self.token_project(x)
         if self.position is not None:
@@ -137,10 +192,13 @@ class EmbeddingSpec(Spec):
     """d_embedding: null = d_model, else factorised. scale: a number or "sqrt" (of d_embedding). types: token types.
 
     project: what a factorised embedding projects to d_model, the whole sum of token, type and position (ELECTRA, ALBERT)
-    or the token's vector before the others are added (OPT); project_bias: whether that has a bias."""
+    or the token's vector before the others are added (OPT); project_bias: whether that has a bias.
+
+    round_scale: in half precision the scale is rounded before it multiplies (Gemma), or not (BART)."""
 
     d_embedding: int | None = Field(default=None, ge=1)
     scale: float | Literal["sqrt"] = 1.0
+    round_scale: bool = True
     position: PositionSpec | None = None
     types: int = Field(default=0, ge=0)
     norm: Norm | None = None
@@ -148,7 +206,8 @@ class EmbeddingSpec(Spec):
     project_bias: bool = True
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
-    def build(self, *, vocab_size: int, d_model: int) -> Embedding:
+    def build(self, *, vocab_size: int, d_model: int, token: nn.Embedding | None = None) -> Embedding:
+        """`token`: a table that is there already, shared with another embedding."""
         width = self.d_embedding or d_model
         project = Linear(width, d_model, bias=self.project_bias) if width != d_model else None
         first = self.project == "token"
@@ -164,7 +223,15 @@ class EmbeddingSpec(Spec):
             token_project=project if first else None,
             project=None if first else project,
             dropout=self.dropout,
+            round_scale=self.round_scale,
+            token=token,
         )
+
+
+def _check_extent(layout: Layout, most: int, are: str) -> None:
+    extent = layout.extent
+    if extent is not None and extent > most:
+        raise LayoutError("embedding.position", f"the text is {extent} tokens long", f"at most {most} positions {are}")
 
 
 def _rows(table: Tensor, index: Tensor, path: str) -> Tensor:

@@ -12,13 +12,13 @@ PROBLEMS = ("single_label_classification", "multi_label_classification", "regres
 SHORT = "_classification"
 
 
-def labels_from(config: HFConfig) -> dict[str, Any]:
+def labels_from(config: HFConfig, *, count: int = 2) -> dict[str, Any]:
     """The words `num_labels` and `labels` of a head: `ClassifyHeadSpec(**labels_from(config), ...)`.
 
-    The numbered names that stand in for absent ones (LABEL_0, ...) are left out. Without id2label there are two labels.
+    The numbered names that stand in for absent ones (LABEL_0, ...) are left out. Without id2label there are `count`.
     """
     found = config.get("id2label", dict, {})
-    count = len(found) or config.get("num_labels", int, 2)
+    count = len(found) or config.get("num_labels", int, count)
     wished = [str(i) for i in range(count)]
     if found and sorted(found) != sorted(wished):
         raise CheckpointError(f"{config.where}: id2label", f"names {', '.join(map(str, found))[:80]}",

@@ -123,6 +123,30 @@ def renames(
 
 
 @dataclass(frozen=True)
+class Row(Rule):
+    """One of theirs [1, N] is one of ours [N]."""
+
+    theirs: str
+    ours: str
+
+    @property
+    def their_names(self) -> tuple[str, ...]:
+        return (self.theirs,)
+
+    @property
+    def our_names(self) -> tuple[str, ...]:
+        return (self.ours,)
+
+    def load(self, theirs: Sequence[Tensor], shapes: Sequence[Shape] | None) -> Sequence[Tensor]:
+        if theirs[0].dim() != 2 or theirs[0].shape[0] != 1:
+            raise ValueError("is no single row")
+        return (theirs[0][0],)
+
+    def save(self, ours: Sequence[Tensor]) -> Sequence[Tensor]:
+        return (ours[0][None],)
+
+
+@dataclass(frozen=True)
 class Split(Rule):
     """One of theirs holds several of ours along `dim` (once turned); `groups` where they lie by head: [h, 3, d]."""
 
