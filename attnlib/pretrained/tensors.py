@@ -18,7 +18,7 @@ from attnlib.pretrained.source import Source
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-SLAB = 8 << 20  # bytes that one step of a converting copy takes
+SLAB = 12 << 20  # bytes that one step of a converting copy takes; a matrix of a small model is turned at once
 
 
 class SafeTensors:
