@@ -5,6 +5,7 @@ With --check nothing is written and the exit code tells whether they are true.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from attnlib.pretrained.family import families
 from attnlib.spec import Spec
 
 README = Path(__file__).parents[1] / "README.md"
+PARITY = Path(__file__).parent / "parity.jsonl"  # attnlib parity --json > scripts/parity.jsonl
+OUTPUTS = ("plain", "left", "right", "cached", "back")
 
 SLOTS: dict[str, type[Spec]] = {
     "model": ModelSpec,
@@ -94,12 +97,19 @@ def _cases() -> dict[str, dict[str, str | None]]:
 
 
 def families_table() -> str:
-    """The families of public checkpoints, from their own declarations."""
-    lines = ["| family | classes whose files open | directions | source |", "|---|---|---|---|"]
-    for family in families():
+    """The families of public checkpoints, from their declarations and from what `attnlib parity --json` last printed."""
+    lines = ["| family | stack | heads | largest deviation: outputs, gradients, bfloat16 | not covered | source |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    rows = [json.loads(line) for line in PARITY.read_text(encoding="utf-8").splitlines()]
+    for family in sorted(families(), key=lambda family: family.name):
+        mine = [row for row in rows if row["family"] == family.name]
+        stacks = ", ".join(dict.fromkeys(row["stack"].replace("_", "-") for row in mine)) or "not measured"
+        heads = ", ".join(f"`{kind}`" for kind in dict.fromkeys(family.architectures.values()))
+        worst = max((row[figure] or 0.0 for row in mine for figure in OUTPUTS), default=0.0)
+        figures = [worst, *(max((row[name] or 0.0 for row in mine), default=0.0) for name in ("gradient", "half"))]
         source = " ".join((type(family).__doc__ or "").split())
-        classes = ", ".join(f"`{name}`" for name in family.architectures)
-        lines.append(f"| {family.name} | {classes} | in and out | {source} |")
+        told = ", ".join(f"{figure:.0e}" if figure else "0" for figure in figures)
+        lines.append(f"| {family.name} | {stacks} | {heads} | {told} | {family.uncovered} | {source} |")
     return "\n".join(lines)
 
 

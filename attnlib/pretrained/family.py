@@ -72,12 +72,14 @@ class Family(ABC):
     first is meant where a config names none.
     positions: whether the foreign model is "given" the positions of a padded batch, has "counted" the real tokens
     itself, or knows "none", so that only padding on the right leaves it unchanged.
+    uncovered: what this family has and is refused here, in words for people.
     """
 
     name: ClassVar[str] = ""
     model_types: ClassVar[tuple[str, ...]] = ()
     architectures: ClassVar[Mapping[str, str]] = {}
     positions: ClassVar[Literal["given", "counted", "none"]] = "given"
+    uncovered: ClassVar[str] = ""
 
     @abstractmethod
     def spec_from(self, config: HFConfig) -> ModelSpec:

@@ -33,6 +33,7 @@ class Bloom(DecoderFamily):
     model_types = ("bloom",)
     tags = "classifier"
     positions = "counted"
+    uncovered = "the residual after the norm"
     architectures = {
         "BloomForCausalLM": "lm", "BloomModel": "none", "BloomForSequenceClassification": "classify",
         "BloomForTokenClassification": "tag", "BloomForQuestionAnswering": "span",

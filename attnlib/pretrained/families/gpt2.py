@@ -31,6 +31,7 @@ class GPT2(DecoderFamily):
     name = "gpt2"
     model_types = ("gpt2",)
     tags = "classifier"
+    uncovered = "cross-attention, the double-heads model"
     architectures = {
         "GPT2LMHeadModel": "lm", "GPT2Model": "none", "GPT2ForSequenceClassification": "classify",
         "GPT2ForTokenClassification": "tag", "GPT2ForQuestionAnswering": "span",

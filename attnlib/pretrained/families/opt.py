@@ -34,6 +34,7 @@ class OPT(DecoderFamily):
     name = "opt"
     model_types = ("opt",)
     deviation = "init_std"
+    uncovered = "layerdrop"
     architectures = {
         "OPTForCausalLM": "lm", "OPTModel": "none", "OPTForSequenceClassification": "classify",
         "OPTForQuestionAnswering": "span",

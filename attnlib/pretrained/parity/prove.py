@@ -33,11 +33,13 @@ class Row:
     plain, left, right, cached: outputs of a batch without padding, padded on a side, and of steps through both caches;
     gradient: the worst tensor's; back: what transformers gives for the folder we write, against its own;
     bits: whether `plain` is equal bit for bit; half: the deviation in bfloat16 (0: bit for bit);
-    read, written, ignored: tensors of the files. fault: what went wrong, if anything.
+    read, written, ignored: tensors of the files. stack, head: kinds of ours. fault: what went wrong, if anything.
     """
 
     family: str
     sample: str
+    stack: str = ""
+    head: str = ""
     plain: float | None = None
     left: float | None = None
     right: float | None = None
@@ -81,6 +83,7 @@ def _figures(family: Family, sample: Sample, place: Path, seed: int) -> Iterator
     report = check(folder)
     yield {"read": report.read, "ignored": len(report.ignored)}
     side = Sides(family, hf, load(folder), seed)
+    yield {"stack": side.ours.spec.kind, "head": side.ours.spec.head.kind}
     yield side.plain()
     yield {} if family.positions == "none" or side.rereads else {"left": side.padded("left")}
     yield {"right": side.padded("right")}
