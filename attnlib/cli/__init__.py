@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from attnlib.errors import AttnlibError, UsageError
 
 COMMANDS = (
-    "train", "generate", "score", "evaluate", "describe", "check", "explain", "attend", "load", "export", "parity",
+    "train", "generate", "score", "evaluate", "describe", "check", "explain", "attend", "why", "load", "export", "parity",
     "configs", "schema",
 )  # fmt: skip
 DEBUG = "ATTNLIB_DEBUG"

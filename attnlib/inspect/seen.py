@@ -82,11 +82,12 @@ class SeenWeights:
         return int(held[-1]) - self._first("k", row, segment) + 1 if len(held) else 0
 
     def dense(self, row: int = 0, segment: int | None = None) -> Tensor:
-        """[h, Q, K] float32: the weights of the queries kept over all keys, of a row or of one text packed into it."""
+        """[h, Q, K] in float32 or more: the queries kept over all keys, of a row or of one text packed into it."""
         first = self._first("q", row, segment), self._first("k", row, segment)
         held = torch.tensor(self.queries(row, segment), dtype=torch.long)
         keys = self.keys(row, segment)
-        out = torch.zeros(len(self.heads), len(held), keys)
+        kept = next((piece.weights.dtype for call in self.calls for piece in call.pieces), torch.float32)
+        out = torch.zeros(len(self.heads), len(held), keys, dtype=torch.promote_types(kept, torch.float32))
         place = torch.full((int(held[-1]) + 1 if len(held) else 0,), -1)
         place[held] = torch.arange(len(held))
         for call in self.calls:
