@@ -123,12 +123,14 @@ class Rotary(Spec):
     """Turns pairs of channels of q and k by angle position * frequency (Su et al. 2021, arXiv:2104.09864).
 
     fraction: the part of the head that is turned, from its start. interleaved: pairs are (0, 1), (2, 3), ... as in the
-    paper; otherwise (i, i + R/2), the half-split order of most public checkpoints.
+    paper; otherwise (i, i + R/2), the half-split order of most public checkpoints. exact: in half precision q and k are
+    turned in fp32 and rounded after; otherwise cos and sin are rounded before, as most do.
     """
 
     base: float = Field(default=10000.0, gt=1)
     fraction: float = Field(default=1.0, gt=0, le=1)
     interleaved: bool = False
+    exact: bool = False
     scaling: Scaling | None = None
 
     def check(self, d_head: int) -> None:
@@ -158,6 +160,7 @@ class Rotary(Spec):
         `lengths`: the final length of every text, or one for each row, where a cache will see more than this layout.
         """
         spans = self._spans(layout, lengths) if self.reads_length else ()
+        dtype = torch.promote_types(dtype, torch.float32) if self.exact else dtype
         key = ("rotary", self, d_head, dtype, spans)
         table: Turn = layout.once(key, lambda: self._table(layout, d_head, dtype, spans))
         return table
@@ -206,4 +209,5 @@ class Rotary(Spec):
         else:
             a, b = turned.chunk(2, -1)
             turned = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+        turned = turned.to(x.dtype)
         return turned if rest is None else torch.cat([turned, rest], -1)

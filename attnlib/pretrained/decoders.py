@@ -48,12 +48,11 @@ def window_of(mask: Mask) -> int | None:
     return None if before is None else before + 1
 
 
-def windows_from(config: HFConfig, kinds: Sequence[str]) -> dict[str, Mask]:
-    """The mask of each kind of layer there is."""
-    window = config.get("sliding_window", int, None)
-    if SLIDING in kinds and window is None:
-        raise CheckpointError(f"{config.where}: sliding_window", "is missing", "wish int, since layers slide")
-    return {kind: causal(window if kind == SLIDING else None) for kind in dict.fromkeys(kinds)}
+def sliding(config: HFConfig, window: int | None) -> Mask:
+    """The mask of a layer that slides."""
+    if window is None or window < 1:
+        raise CheckpointError(f"{config.where}: sliding_window", f"is {window}", "wish at least 1, since layers slide")
+    return causal(window)
 
 
 def kinds_from(config: HFConfig, otherwise: Sequence[str]) -> tuple[str, ...]:

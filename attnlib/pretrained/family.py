@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from attnlib.errors import CheckpointError, UsageError, nearest
@@ -51,6 +51,10 @@ class HFConfig:
     def over(self, defaults: Mapping[str, Any]) -> HFConfig:
         """This config with what files leave out; a key that is null here stays so."""
         return HFConfig({**defaults, **self.tree}, self.where)
+
+    def without(self, keys: Collection[str]) -> HFConfig:
+        """This config as if `keys` were absent."""
+        return HFConfig({key: value for key, value in self.tree.items() if key not in keys}, self.where)
 
 
 class Sample(NamedTuple):

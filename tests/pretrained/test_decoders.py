@@ -7,7 +7,7 @@ from attnlib.attention.softmax import SoftmaxAttentionSpec
 from attnlib.errors import CheckpointError
 from attnlib.models.block import BlockSpec
 from attnlib.nn.norms import RMSNormSpec
-from attnlib.pretrained.decoders import causal, kinds_from, layered, window_of, windows_from
+from attnlib.pretrained.decoders import causal, kinds_from, layered, sliding, window_of
 from attnlib.pretrained.family import HFConfig
 
 F, S = "full_attention", "sliding_attention"
@@ -34,6 +34,7 @@ def test_layer_types_are_checked_against_the_layers_and_the_window():
     for tree, text in (({"layer_types": [S]}, "names 1 layers, wish 2"), ({"layer_types": [F, "mamba"]}, "names 'mamba'")):
         with pytest.raises(CheckpointError, match=f"config.json: layer_types: {text}"):
             kinds_from(HFConfig(tree), (F, F))
-    assert windows_from(HFConfig({"sliding_window": 3}), (S, F)) == {S: causal(3), F: Causal()}
-    with pytest.raises(CheckpointError, match="sliding_window: is missing"):
-        windows_from(HFConfig({}), (S, F))
+    assert sliding(HFConfig({}), 3) == causal(3)
+    for window in (None, 0):
+        with pytest.raises(CheckpointError, match=f"sliding_window: is {window}, wish at least 1, since layers slide"):
+            sliding(HFConfig({}), window)

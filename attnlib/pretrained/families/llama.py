@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from attnlib.attention.masks import Causal, Mask
+from attnlib.attention.masks import Mask
 from attnlib.attention.rotary import Rotary
 from attnlib.attention.softmax import SoftmaxAttentionSpec
 from attnlib.models.block import BlockSpec
@@ -21,7 +21,7 @@ from attnlib.nn.init import Normal
 from attnlib.nn.norms import RMSNormSpec
 from attnlib.pretrained.activations import activation_from, activation_name
 from attnlib.pretrained.decoder_family import DecoderFamily
-from attnlib.pretrained.decoders import FULL, head_from, layered, prefixes
+from attnlib.pretrained.decoders import FULL, SLIDING, causal, head_from, layered, prefixes, sliding
 from attnlib.pretrained.family import HFConfig, Sample
 from attnlib.pretrained.rope import rope_config, rotary_from
 from attnlib.pretrained.rules import Ignore, Rule, renames
@@ -42,6 +42,7 @@ class Llama(DecoderFamily):
         "LlamaForTokenClassification": "tag", "LlamaForQuestionAnswering": "span",
     }  # fmt: skip
     defaults: ClassVar[Mapping[str, Any]] = {}  # what their config class says where a file is silent
+    unsaid: ClassVar[frozenset[str]] = frozenset()  # keys below that their config class does not have
     activation: ClassVar[tuple[str, str]] = ("hidden_act", "silu")  # the key and its default
     norms: ClassVar[Mapping[str, str]] = {
         "input_layernorm": "attention.before", "post_attention_layernorm": "mlp.before",
@@ -52,7 +53,7 @@ class Llama(DecoderFamily):
     # -- from a config ----------------------------------------------------------------------------------------------
 
     def spec_from(self, config: HFConfig) -> DecoderSpec:
-        config = config.over(self.defaults)
+        config = config.over(self.defaults).without(self.unsaid)
         kinds = self.kinds(config)
         return DecoderSpec(
             d_model=config.get("hidden_size", int),
@@ -93,7 +94,11 @@ class Llama(DecoderFamily):
         )
 
     def mask(self, config: HFConfig, kind: str) -> Mask:
-        return Causal()
+        return sliding(config, self.window(config)) if kind.startswith(SLIDING) else causal()
+
+    def window(self, config: HFConfig) -> int | None:
+        """Tokens that a sliding layer sees, the query counted; None where no layer slides."""
+        return config.get("sliding_window", int, None)
 
     def rotary(self, config: HFConfig, kind: str) -> Rotary | None:
         return rotary_from(config)
@@ -108,8 +113,8 @@ class Llama(DecoderFamily):
 
     def keys(self, spec: ModelSpec, attentions: tuple[SoftmaxAttentionSpec, ...]) -> dict[str, Any]:
         _, mlp, norm = self.parts(spec, GatedSpec, RMSNormSpec)
-        attention = attentions[0]
-        return {
+        attention, rotary = attentions[0], next((a.rotary for a in attentions if a.rotary is not None), Rotary())
+        said = {
             "hidden_size": spec.d_model,
             "num_hidden_layers": len(attentions),
             "intermediate_size": mlp.d_ff,
@@ -121,8 +126,9 @@ class Llama(DecoderFamily):
             "attention_bias": bool(attention.bias),
             "attention_dropout": attention.dropout,
             "mlp_bias": mlp.bias,
-            **rope_config(attention.rotary or Rotary(), f"{WHERE}.attention.rotary"),
+            **rope_config(rotary, f"{WHERE}.attention.rotary"),
         }
+        return {key: value for key, value in said.items() if key not in self.unsaid}
 
     # -- names ------------------------------------------------------------------------------------------------------
 
@@ -154,7 +160,7 @@ class Llama(DecoderFamily):
     def samples(self) -> Mapping[str, Sample]:
         scaled = {"rope_theta": 500.0, "original_max_position_embeddings": 8, "factor": 4.0}
         return {
-            **self.made({
+            **self.variants(TINY, {
                 "grouped": {},
                 "multi-query, tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
                 "multi-head, biases": {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True},
@@ -165,14 +171,8 @@ class Llama(DecoderFamily):
                                                "high_freq_factor": 4.0}},
                 "yarn": {"rope_parameters": {**scaled, "rope_type": "yarn", "beta_fast": 6.0, "truncate": False}},
             }),
-            **self.heads(),
+            **self.labelled(TINY),
         }  # fmt: skip
-
-    def made(self, variants: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Sample]:
-        return self.variants({**TINY, **more}, variants)
-
-    def heads(self, **more: Any) -> dict[str, Sample]:
-        return self.labelled({**TINY, **more})
 
 
 TINY = {
