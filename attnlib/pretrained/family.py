@@ -168,15 +168,14 @@ def family_named(name: str) -> Family:
     return known[name]
 
 
-def explain_unread(family: Family, spec: ModelSpec, unread: Sequence[str]) -> str:
-    """`is this a … checkpoint?` when another family's table reads all that this one leaves."""
+def explain_unread(family: Family, spec: ModelSpec, names: Sequence[str]) -> str:
+    """`is this a … checkpoint?` of the family whose table reads every name of the file, and lacks the fewest."""
+    fits: dict[str, int] = {}
     for other in families():
-        if other.name == family.name:
-            continue
         try:
-            groups = other.table(spec)
+            lacking = other.table(spec).lacks(names)
         except Exception:  # this spec has not what the other family's table asks for
             continue
-        if all(groups.reads(name) for name in unread):
-            return f"is this a {other.name} checkpoint?"
-    return ""
+        if lacking is not None and other.name != family.name:
+            fits[other.name] = lacking
+    return f"is this a {min(fits, key=lambda name: fits[name])} checkpoint?" if fits else ""

@@ -86,9 +86,17 @@ class Table:
         of_rules = [name for rule in self.rules for name in rule.their_names]
         return (*of_rules, *(tie.theirs for tie in self.ties), *(ignore.theirs for ignore in self.ignores))
 
-    def reads(self, name: str) -> bool:
-        """Whether some rule reads a tensor of this name."""
-        return any(Pattern(text).bind(name) is not None for text in self.their_patterns)
+    def lacks(self, theirs: Iterable[str]) -> int | None:
+        """How many of its names a file has no tensor of, if it reads all that the file has; else None."""
+        patterns, found = defaultdict[str, list[Pattern]](list), set[str]()
+        for text in self.their_patterns:
+            patterns[_group(text)].append(Pattern(text))
+        for name in self._named(theirs, _Problems()):
+            readers = [pattern.text for pattern in patterns[pattern_of(name)] if pattern.bind(name) is not None]
+            if not readers:
+                return None
+            found.update(readers)
+        return len(set(self.their_patterns) - found)
 
     def plan(
         self, theirs: Mapping[str, Fact], ours: Mapping[str, Fact] | None = None, *, where: str = "checkpoint",
@@ -120,7 +128,7 @@ class Table:
                 problems.add("two rules read", name)
         _compute_facts(plan, theirs, problems)
         _compare(plan.facts, ours, problems)
-        hint = explain(unread) if explain and unread else ""
+        hint = explain(list(theirs)) if explain and unread else ""
         problems.raise_if_any(where, "wish the tensors of this model", hint or self._nearest(unread))
         return plan
 
@@ -201,7 +209,12 @@ def _grouped(names: Iterable[str]) -> dict[str, list[str]]:
 def _candidates(pattern: Pattern, groups: Mapping[str, list[str]]) -> list[str]:
     if "{*}" in pattern.text:
         return [name for names in groups.values() for name in names]
-    return groups.get(pattern_of(re.sub(r"\{\w+\}", "{i}", pattern.text)), [])
+    return groups.get(_group(pattern.text), [])
+
+
+def _group(pattern: str) -> str:
+    """The group of the names that a pattern without `{*}` binds."""
+    return pattern_of(re.sub(r"\{\w+\}", "{i}", pattern))
 
 
 def _instances(

@@ -113,3 +113,14 @@ def test_scaling_that_reads_the_length_asks_for_it() -> None:
 def test_what_cannot_turn_a_head_says_so(rotary: Rotary, error: str) -> None:
     with pytest.raises(FieldError, match=error):
         rotary.check(4)
+
+
+def test_exact_turns_half_precision_in_fp32_and_rounds_once() -> None:
+    layout, x = Layout.dense(1, 40, start=900), torch.randn(1, 2, 40, 16, generator=torch.Generator().manual_seed(1))
+    half = x.to(torch.bfloat16)
+    exact, plain = Rotary(exact=True, fraction=0.5), Rotary(fraction=0.5)
+    once = exact.turn(half, exact.table(layout, 16, half.dtype))
+    wanted = plain.turn(half.float(), plain.table(layout, 16, torch.float32)).to(torch.bfloat16)
+    assert once.dtype == torch.bfloat16 and torch.equal(once, wanted)
+    assert not torch.equal(once, plain.turn(half, plain.table(layout, 16, half.dtype)))
+    assert torch.equal(exact.turn(x, exact.table(layout, 16, x.dtype)), plain.turn(x, plain.table(layout, 16, x.dtype)))

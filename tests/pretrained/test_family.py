@@ -35,7 +35,7 @@ class NormedLlama(Llama):
 
     def table(self, spec):
         llama = super().table(spec)
-        norms = [Rename(f"model.layers.{{i}}.self_attn.{name}_norm.weight",
+        norms = [Rename(f"model.layers.{{i}}.self_attn.{name}_scale.weight",
                         f"stack.blocks.{{i}}.attention.body.{name}_norm.weight") for name in "qk"]  # fmt: skip
         return Table([*llama.rules, *llama.ties, *llama.ignores, *norms])
 
@@ -63,7 +63,7 @@ def test_tensors_of_a_known_family_are_named_in_the_refusal(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load(path)
     assert f"(is this a {NormedLlama.name} checkpoint?)" in str(caught.value)
-    assert "no rule reads: model.layers.{i}.self_attn.k_norm.weight (x2)" in str(caught.value)
+    assert "no rule reads: model.layers.{i}.self_attn.k_scale.weight (x2)" in str(caught.value)
 
 
 def test_an_unknown_family_name_is_answered_with_the_near_one():

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
-from attnlib.pretrained import export
-from attnlib.pretrained.family import HFConfig
+from attnlib.errors import AttnlibError
+from attnlib.pretrained import export, load
+from attnlib.pretrained.family import HFConfig, family_named
+from attnlib.pretrained.parity import theirs
 from attnlib.pretrained.source import InMemory
 from attnlib.pretrained.tensors import SINGLE, open_tensors, write_tensors
 
@@ -19,12 +22,38 @@ def folder_of(family, place: Path, **config) -> Path:
 
 
 def rewritten(folder: Path, change=lambda tensors: None, **config) -> Path:
-    """The same folder with its tensors changed by a function and keys of its config replaced."""
+    """The same folder with its tensors changed by a function and keys of its config replaced; a key that is ... goes."""
     source = open_tensors(folder)
     tensors = {name: source.read(name).clone() for name in source.facts}
     change(tensors)
     write_tensors(folder / SINGLE, InMemory(tensors).facts, tensors.items())
     tree = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**tree, **config}))
+    tree = {key: value for key, value in {**tree, **config}.items() if value is not ...}
+    (folder / "config.json").write_text(json.dumps(tree))
     (folder / "manifest.json").unlink(missing_ok=True)
     return folder
+
+
+def written(family: str, sample: str, place: Path):
+    """(transformers' model, the folder it writes) of a sample, by name."""
+    pytest.importorskip("transformers")
+    known = family_named(family)
+    hf = theirs.build(known, known.samples()[sample])
+    return hf, theirs.write(hf, place)
+
+
+def refused(folder: Path, change=lambda tensors: None, **config) -> str:
+    """What is said of a folder that cannot be read once it is rewritten."""
+    with pytest.raises(AttnlibError) as caught:
+        load(rewritten(folder, change, **config))
+    return str(caught.value)
+
+
+def goes_both_ways(family: str) -> bool:
+    """Whether every config of a family's samples gives a spec whose config gives that spec."""
+    known = family_named(family)
+    for sample in known.samples().values():
+        tree = json.loads(json.dumps({**sample.config, "architectures": [sample.architecture]}))
+        spec = known.spec_from(HFConfig(tree))
+        assert known.spec_from(HFConfig(known.config_from(spec))) == spec
+    return True
