@@ -19,8 +19,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from attnlib.layout import Layout
-from attnlib.models.encoder import Place, read_head
-from attnlib.models.heads import Head, HeadSpec, LMHeadSpec
+from attnlib.models.heads import Head, HeadSpec, LMHeadSpec, Place, read_head
 from attnlib.models.output import Output, read_layout
 from attnlib.models.spec import ModelSpec
 from attnlib.models.stack import Stack, StackSpec
@@ -58,8 +57,8 @@ class Decoder(nn.Module):
         layout = read_layout(ids, layout, attention_mask, embeds, state)
         x = self.embedding(ids, layout, embeds=embeds, types=types)
         x, stream = self.stack(x, layout, state=state, hidden=hidden)
-        logits, pooled = read_head(self.head, x, self.embedding.token.weight, layout, at, head)
-        return Output(x, logits, stream, pooled)
+        read = read_head(self.head, x, self.embedding.token.weight, layout, at, head)
+        return Output(x, read.logits, stream, read.pooled, text_logits=read.text_logits)
 
     def begin(
         self,

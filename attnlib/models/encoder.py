@@ -4,39 +4,17 @@ from __future__ import annotations
 
 from typing import Self
 
-import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from attnlib.errors import LayoutError
 from attnlib.layout import Layout
-from attnlib.models.heads import Head, PooledHead
+from attnlib.models.heads import Head, Place, read_head
 from attnlib.models.output import Output, read_layout
 from attnlib.models.spec import ModelSpec
 from attnlib.models.stack import Stack, StackSpec
 from attnlib.nn.embeddings import Embedding
 from attnlib.nn.init import initialise
 from attnlib.spec import FieldError
-
-Place = Tensor | slice | None
-
-
-def read_head(
-    head: Head | None, x: Tensor, table: Tensor, layout: Layout, at: Place, wanted: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Logits and pooled vector: token heads read x `at` a bool [B, T] or some columns, pooled heads all of it."""
-    if head is None or not wanted:
-        return None, None
-    if isinstance(head, PooledHead):
-        return head(x, table, layout), head.pooled(x, layout)
-    if isinstance(at, slice):
-        x = x[:, at]
-    elif at is not None:
-        if at.dtype == torch.bool and at.shape != x.shape[:2]:
-            raise LayoutError("at", f"has shape {tuple(at.shape)}", f"must be a slice, or a bool {tuple(x.shape[:2])}")
-        x = x[at]
-    return head(x, table, layout), None
-
 
 class Encoder(nn.Module):
     """embedding -> stack -> head over ids [B, T], or over embeds [B, T, E]."""
@@ -65,8 +43,8 @@ class Encoder(nn.Module):
         layout = read_layout(ids, layout, attention_mask, embeds)
         x = self.embedding(ids, layout, embeds=embeds, types=types)
         x, stream = self.stack(x, layout, hidden=hidden)
-        logits, pooled = read_head(self.head, x, self.embedding.token.weight, layout, at, head)
-        return Output(x, logits, stream, pooled)
+        read = read_head(self.head, x, self.embedding.token.weight, layout, at, head)
+        return Output(x, read.logits, stream, read.pooled, text_logits=read.text_logits)
 
 
 class EncoderSpec(ModelSpec, kind="encoder"):

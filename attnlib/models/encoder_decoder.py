@@ -9,8 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from attnlib.layout import Layout
-from attnlib.models.encoder import Place, read_head
-from attnlib.models.heads import Head, HeadSpec, LMHead, LMHeadSpec
+from attnlib.models.heads import Head, HeadSpec, LMHead, LMHeadSpec, Place, read_head
 from attnlib.models.output import Output, read_layout
 from attnlib.models.spec import ModelSpec
 from attnlib.models.stack import Stack, StackSpec
@@ -81,8 +80,8 @@ class EncoderDecoder(nn.Module):
         table = self.decoder_embedding or self.embedding
         x = table(decoder_ids, decoder_layout, embeds=decoder_embeds)
         x, stream = self.decoder(x, decoder_layout, memory=memory, hidden=hidden)
-        logits, pooled = read_head(self.head, x, table.token.weight, decoder_layout, at, head)
-        return Output(x, logits, stream, pooled, source)
+        read = read_head(self.head, x, table.token.weight, decoder_layout, at, head)
+        return Output(x, read.logits, stream, read.pooled, source, text_logits=read.text_logits)
 
     def again(self, ids: Tensor, layout: Layout) -> Tensor:
         """The source [B, S] for the decoder: each text one place to the right, behind the start id."""
@@ -112,7 +111,7 @@ class EncoderDecoder(nn.Module):
         layout = read_layout(ids, layout, None, None, name="decoder_ids")
         table = self.decoder_embedding or self.embedding
         x, _ = self.decoder(table(ids, layout), layout, state=state)
-        logits, _ = read_head(self.head, x, table.token.weight, layout, at, True)
+        logits = read_head(self.head, x, table.token.weight, layout, at, True).logits
         assert isinstance(logits, torch.Tensor)
         return logits
 

@@ -20,6 +20,7 @@ class Output:
 
     last: [B, T, M] after the final norm. hidden: on request the stream before each block and after the last.
     pooled: [B, M] of heads that pool. memory: the encoder's own output. aux: further losses by name.
+    text_logits: [B, L] of the whole text, from a head that reads tokens and the text.
     """
 
     last: Tensor
@@ -28,6 +29,7 @@ class Output:
     pooled: Tensor | None = None
     memory: Output | None = None
     aux: dict[str, Tensor] = field(default_factory=dict)
+    text_logits: Tensor | None = None
 
 
 def read_layout(

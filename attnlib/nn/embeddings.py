@@ -130,7 +130,7 @@ class SinusoidalSpec(PositionSpec, kind="sinusoidal"):
 
 
 class Embedding(nn.Module):
-    """token[ids] * scale + position + type, then norm, projection to M (factorised) and dropout.
+    """token[ids] * scale + type + position, then norm, projection to M (factorised) and dropout.
 
     `token_project` projects the token's vector before the others are added, `project` the sum of all.
     """
@@ -177,10 +177,10 @@ class Embedding(nn.Module):
             x = x * (torch.tensor(self.scale, dtype=x.dtype) if self.round_scale else self.scale)
         if self.token_project is not None:
             x = self.token_project(x)
-        if self.position is not None:
-            x = x + self.position(layout).to(x.dtype)
         if self.token_type is not None:
             x = x + (self.token_type.weight[0] if types is None else _rows(self.token_type.weight, types, "types"))
+        if self.position is not None:
+            x = x + self.position(layout).to(x.dtype)
         if self.norm is not None:
             x = self.norm(x)
         if self.project is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from attnlib.nn.linear import Linear
 from attnlib.spec import Spec
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "squared_relu", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "squared_relu", "silu", "tanh"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -20,6 +21,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "squared_relu": lambda x: F.relu(x).square(),
     "silu": F.silu,
+    "tanh": torch.tanh,
 }
 
 

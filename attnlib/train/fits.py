@@ -10,7 +10,7 @@ from attnlib.models.stack import StackSpec
 from attnlib.text.tokenizer import Tokenizer
 
 OVER_TOKENS = ("lm", "masked_lm")  # heads that give a logit for each id
-_OTHERS = ("none", "classify", "embed", "tag", "span")
+_OTHERS = ("none", "classify", "embed", "tag", "span", "rtd", "pooler", "next_sentence", "pretraining")
 
 
 def head_refusal(head: Any, wanted: Sequence[str]) -> str | None:
