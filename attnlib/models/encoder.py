@@ -16,6 +16,7 @@ from attnlib.nn.embeddings import Embedding
 from attnlib.nn.init import initialise
 from attnlib.spec import FieldError
 
+
 class Encoder(nn.Module):
     """embedding -> stack -> head over ids [B, T], or over embeds [B, T, E]."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from attnlib.errors import CheckpointError
-from attnlib.models.heads import HeadSpec, LabelledSpec
+from attnlib.models.heads import HeadSpec, LabelledSpec, Problem
 from attnlib.pretrained.family import HFConfig
 
 PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
@@ -30,10 +30,10 @@ def labels_from(config: HFConfig, *, count: int = 2) -> dict[str, Any]:
     return {"num_labels": count, "labels": () if numbered else tuple(names)}
 
 
-def problem_from(config: HFConfig) -> str | None:
+def problem_from(config: HFConfig) -> Problem | None:
     """The word `problem` of a classify head."""
     config.only("problem_type", PROBLEMS)
-    return config.get("problem_type", str, "").removesuffix(SHORT) or None
+    return cast("Problem", config.get("problem_type", str, "").removesuffix(SHORT)) or None
 
 
 def labels_config(head: HeadSpec) -> dict[str, Any]:

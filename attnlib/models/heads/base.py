@@ -67,7 +67,7 @@ def transformed(x: Tensor, dense: nn.Module | None, activation: Activation, norm
     if dense is None:
         return x
     y = ACTIVATIONS[activation](dense(x))
-    return y if norm is None else norm(y)  # type: ignore[no-any-return]
+    return y if norm is None else norm(y)
 
 
 class HeadSpec(Spec, slot="head"):

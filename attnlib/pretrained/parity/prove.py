@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attnlib.errors import AttnlibError
 from attnlib.layout import Layout
+from attnlib.models.heads import PooledHead
 from attnlib.pretrained.export import export
 from attnlib.pretrained.family import Family, Sample
 from attnlib.pretrained.folder import check, load
@@ -109,11 +110,17 @@ class Sides:
             a, b = self.our(inputs), self.their(inputs)
         return {"plain": deviation(a, b), "bits": all(torch.equal(a[key], b[key]) for key in b)}
 
-    def padded(self, side: str) -> float:
-        """Rows of unlike lengths, compared at their real tokens."""
+    def padded(self, side: str) -> float | None:
+        """Rows of unlike lengths, compared at their real tokens.
+
+        What they read off the first column of a text is that of a pad where pads come first: left out, None if all is.
+        """
         inputs = self.batch(PADDED, side)
         with torch.no_grad():
-            return deviation(self.real(self.our(inputs), inputs), self.real(self.their(inputs), inputs))
+            ours, there = self.real(self.our(inputs), inputs), self.real(self.their(inputs), inputs)
+        if side == "left" and any(isinstance(m, PooledHead) and m.pooling == "first" for m in self.ours.modules()):
+            there = {key: x for key, x in there.items() if x.shape[0] != len(inputs["input_ids"])}
+        return deviation(ours, there) if there else None
 
     def cached(self) -> dict[str, Any]:
         """Both sides in steps of 4, 1, 1 and the rest, after the padded source or over left-padded rows."""
@@ -192,7 +199,10 @@ class Sides:
             last = (mask * torch.arange(1, tokens + 1)).argmax(1, keepdim=True)
             ids.scatter_(1, last, config.eos_token_id)
         ids = ids.masked_fill(mask == 0, pad)
-        return {f"{prefix}input_ids": ids, f"{prefix}attention_mask": mask}
+        types = {}
+        if not prefix and spec.embedding.types > 1 and theirs.takes(self.hf, "token_type_ids"):
+            types["token_type_ids"] = torch.randint(spec.embedding.types, ids.shape, generator=self.made)
+        return {f"{prefix}input_ids": ids, f"{prefix}attention_mask": mask, **types}
 
     def our(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         source = {"attention_mask": inputs["attention_mask"]}
@@ -200,12 +210,16 @@ class Sides:
             out = self.ours(inputs["input_ids"], inputs["decoder_input_ids"], **source,
                             decoder_attention_mask=inputs["decoder_attention_mask"])  # fmt: skip
         else:
-            out = self.ours(inputs["input_ids"], **source)
-        found = {"logits": out.logits, "last": out.last, "pooled": out.pooled}
+            types = {"types": inputs["token_type_ids"]} if "token_type_ids" in inputs else {}
+            out = self.ours(inputs["input_ids"], **source, **types)
+        found = {"logits": out.logits, "last": out.last, "pooled": out.pooled, "text_logits": out.text_logits}
         return {name: x for name, x in found.items() if x is not None}
 
     def their(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return theirs.outputs(theirs.call(self.hf, inputs, counted=self.counted))
+        found = theirs.outputs(theirs.call(self.hf, inputs, counted=self.counted))
+        if self.ours.spec.head.kind == "rtd":  # one logit a token: they drop its dimension
+            found["logits"] = found["logits"][..., None]
+        return found
 
     def real(self, out: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Outputs at real tokens; those of whole texts as they are."""

@@ -82,12 +82,14 @@ def takes(model: Any, name: str) -> bool:
 
 
 def outputs(out: Any) -> dict[str, Tensor]:
-    """What a forward gives, under our names: logits, or last and pooled of a model without a head."""
+    """What a forward gives, under our names: logits (and those of the text), or last and pooled without a head."""
     if "start_logits" in out:
         return {"logits": torch.stack([out["start_logits"], out["end_logits"]], -1)}
-    for name in ("prediction_logits", "logits"):
-        if name in out:
-            return {"logits": out[name]}
+    if "prediction_logits" in out:
+        text = next(out[name] for name in ("seq_relationship_logits", "sop_logits") if name in out)
+        return {"logits": out["prediction_logits"], "text_logits": text}
+    if "logits" in out:
+        return {"logits": out["logits"]}
     pooled = out.get("pooler_output")
     return {"last": out["last_hidden_state"], **({} if pooled is None else {"pooled": pooled})}
 

@@ -1,0 +1,255 @@
+"""BERT, and what its kin share: post-norm layers with biases everywhere, learned positions, a norm after the embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from attnlib.attention.softmax import SoftmaxAttentionSpec
+from attnlib.models.block import BlockSpec
+from attnlib.models.encoder import EncoderSpec
+from attnlib.models.heads import (
+    ClassifyHeadSpec,
+    HeadSpec,
+    MaskedLMHeadSpec,
+    NextSentenceHeadSpec,
+    NoHeadSpec,
+    PoolerHeadSpec,
+    PretrainingHeadSpec,
+    RTDHeadSpec,
+    SpanHeadSpec,
+    TagHeadSpec,
+)
+from attnlib.models.spec import ModelSpec
+from attnlib.models.stack import StackSpec
+from attnlib.nn.embeddings import EmbeddingSpec, LearnedSpec
+from attnlib.nn.feed_forward import DenseSpec
+from attnlib.nn.init import Normal
+from attnlib.nn.norms import LayerNormSpec
+from attnlib.pretrained.activations import activation_from, activation_name
+from attnlib.pretrained.family import Family, HFConfig, Sample
+from attnlib.pretrained.labels import labels_config, labels_from, problem_from
+from attnlib.pretrained.parts import part
+from attnlib.pretrained.rules import Alias, Ignore, Rename, Tied, renames
+from attnlib.pretrained.table import Table
+
+Rules = list[Rename | Tied | Ignore]
+
+
+class Bert(Family):
+    """Devlin et al. 2019 (arXiv:1810.04805)."""
+
+    name = "bert"
+    model_types = ("bert",)
+    architectures = {
+        "BertForMaskedLM": "masked_lm",
+        "BertModel": "pooler",
+        "BertForSequenceClassification": "classify",
+        "BertForTokenClassification": "tag",
+        "BertForQuestionAnswering": "span",
+        "BertForPreTraining": "pretraining",
+        "BertForNextSentencePrediction": "next_sentence",
+    }
+    unties: ClassVar[bool] = False  # whether the vocabulary may have a table of its own
+    prefix: ClassVar[str] = "bert."
+    roots: ClassVar[Sequence[str]] = ("embeddings", "encoder", "pooler")  # what lies under the prefix
+    keys: ClassVar[Mapping[str, str]] = {
+        "width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads",
+        "d_ff": "intermediate_size", "activation": "hidden_act", "dropout": "hidden_dropout_prob",
+        "attention_dropout": "attention_probs_dropout_prob",
+    }  # fmt: skip
+    layer: ClassVar[str] = "encoder.layer.{i}."
+    names: ClassVar[Mapping[str, str]] = {
+        "attention.self.query": "attention.body.q", "attention.self.key": "attention.body.k",
+        "attention.self.value": "attention.body.v", "attention.output.dense": "attention.body.out",
+        "attention.output.LayerNorm": "attention.outer", "intermediate.dense": "mlp.body.up",
+        "output.dense": "mlp.body.down", "output.LayerNorm": "mlp.outer",
+    }  # fmt: skip
+
+    # -- configs ----------------------------------------------------------------------------------------------------
+
+    def spec_from(self, config: HFConfig) -> EncoderSpec:
+        self.refuse(config)
+        key, norm = self.keys, self.norm(config)
+        dropout = config.get(key["dropout"], float, 0.1)
+        block = BlockSpec(
+            placement="post",
+            norm=norm,
+            attention=SoftmaxAttentionSpec(
+                num_heads=config.get(key["heads"], int),
+                bias=True,
+                dropout=config.get(key["attention_dropout"], float, 0.1),
+            ),
+            mlp=DenseSpec(
+                d_ff=config.get(key["d_ff"], int), activation=activation_from(config, key["activation"], "gelu")
+            ),
+            dropout=dropout,
+        )
+        return EncoderSpec(
+            d_model=config.get(key["width"], int),
+            vocab_size=config.get("vocab_size", int),
+            embedding=self.embedding(config).replace(norm=norm, dropout=dropout),
+            stack=self.stack(config, block),
+            head=self.head(config, self.architectures[self.architecture(config)], norm),
+            init=Normal(scale=config.get("initializer_range", float, 0.02)),
+        )
+
+    def refuse(self, config: HFConfig) -> None:
+        """Refuse by key what would be another model."""
+        config.only("is_decoder", (False,))
+        config.only("add_cross_attention", (False,))
+        config.only("position_embedding_type", ("absolute",))
+        if not self.unties and self.architectures[self.architecture(config)] in ("masked_lm", "pretraining"):
+            config.only("tie_word_embeddings", (True,))  # untied, the bias would be two tensors, of which one is not read
+
+    def norm(self, config: HFConfig) -> LayerNormSpec:
+        return LayerNormSpec(eps=config.get("layer_norm_eps", float, 1e-12))
+
+    def embedding(self, config: HFConfig) -> EmbeddingSpec:
+        """Tables and their positions."""
+        positions = LearnedSpec(max_length=config.get("max_position_embeddings", int, 512))
+        return EmbeddingSpec(position=positions, types=config.get("type_vocab_size", int, 2))
+
+    def stack(self, config: HFConfig, block: BlockSpec) -> StackSpec:
+        return StackSpec(num_layers=config.get(self.keys["layers"], int), block=block)
+
+    def head(self, config: HFConfig, kind: str, norm: LayerNormSpec) -> HeadSpec:
+        """The head of a kind."""
+        masked = MaskedLMHeadSpec(
+            tied=config.get("tie_word_embeddings", bool, True),
+            activation=activation_from(config, self.keys["activation"], "gelu"),
+            norm=norm,
+        )
+        dropout = config.get("classifier_dropout", float, config.get(self.keys["dropout"], float, 0.1))
+        match kind:
+            case "masked_lm":
+                return masked
+            case "pretraining":
+                return PretrainingHeadSpec(tokens=masked)
+            case "classify":
+                return ClassifyHeadSpec(**labels_from(config), problem=problem_from(config), dropout=dropout)
+            case "tag":
+                return TagHeadSpec(**labels_from(config), dropout=dropout)
+            case "rtd":
+                return RTDHeadSpec(activation=masked.activation)
+        fixed: dict[str, HeadSpec] = {
+            "span": SpanHeadSpec(), "pooler": PoolerHeadSpec(), "next_sentence": NextSentenceHeadSpec(), "none": NoHeadSpec()
+        }  # fmt: skip
+        return fixed[kind]
+
+    def config_from(self, spec: ModelSpec) -> dict[str, Any]:
+        model = part(spec, EncoderSpec, "model")
+        block = model.stack.layers[0]
+        attention = part(block.attention, SoftmaxAttentionSpec, "model.stack.block.attention")
+        mlp = part(block.mlp, DenseSpec, "model.stack.block.mlp")
+        key = self.keys
+        tree = {
+            "model_type": self.model_types[0],
+            "architectures": [self.architecture_of(spec)],
+            "vocab_size": model.vocab_size,
+            key["width"]: model.d_model,
+            key["layers"]: model.stack.num_layers,
+            key["heads"]: attention.num_heads,
+            key["d_ff"]: mlp.d_ff,
+            key["activation"]: activation_name(mlp.activation),
+            key["dropout"]: block.dropout,
+            key["attention_dropout"]: attention.dropout,
+            **self.config_of(model),
+            **labels_config(model.head),
+            **({"initializer_range": model.init.scale} if isinstance(model.init, Normal) else {}),
+        }
+        self.say(spec, tree)
+        return tree
+
+    def config_of(self, spec: EncoderSpec) -> dict[str, Any]:
+        """The keys that not all of the kin spell or have."""
+        norm = part(spec.stack.layers[0].norm, LayerNormSpec, "model.stack.block.norm")
+        position = part(spec.embedding.position, LearnedSpec, "model.embedding.position")
+        return {
+            "max_position_embeddings": position.max_length,
+            "type_vocab_size": spec.embedding.types,
+            "layer_norm_eps": norm.eps,
+            "tie_word_embeddings": not isinstance(spec.head, MaskedLMHeadSpec) or spec.head.tied,
+            **({"classifier_dropout": spec.head.dropout} if isinstance(spec.head, ClassifyHeadSpec | TagHeadSpec) else {}),
+        }
+
+    # -- tensors ----------------------------------------------------------------------------------------------------
+
+    def table(self, spec: ModelSpec) -> Table:
+        bare = spec.head.kind in ("none", "pooler")
+        top = "" if bare else self.prefix
+        tables = ("word_embeddings", "token"), ("position_embeddings", "position"), ("token_type_embeddings", "token_type")
+        return Table(
+            [
+                *(Rename(f"{top}embeddings.{theirs}.weight", f"embedding.{ours}.weight") for theirs, ours in tables),
+                *renames(f"{top}embeddings.", "embedding.", {"LayerNorm": "norm"}),
+                *renames(top + self.layer, "stack.blocks.{i}.", self.names),
+                *self.head_rules(spec.head, top),
+                Ignore(f"{top}embeddings.position_ids", "counts from 0"),
+            ],
+            self.spellings(bare),
+        )
+
+    def head_rules(self, head: HeadSpec, top: str) -> Rules:
+        """The names of the tensors of a head, and of what files carry beside it."""
+        pooler, relation = {f"{top}pooler.dense": "dense"}, {"cls.seq_relationship": "project"}
+        no_pooler = Ignore(f"{top}pooler.{{*}}", "of a pooler, which this head does not read")
+        no_relation = Ignore("cls.seq_relationship.{*}", "of a next-sentence head")
+        match head.kind:
+            case "pretraining":
+                return [*predictions("head.tokens."), *renames("", "head.text.", {**pooler, **relation})]
+            case "masked_lm":
+                return [*predictions("head."), no_pooler, no_relation]
+            case "next_sentence":
+                return [*renames("", "head.", {**pooler, **relation}), Ignore("cls.predictions.{*}", "of a masked LM head")]
+            case "classify":
+                return list(renames("", "head.", {**pooler, "classifier": "project"}))
+            case "tag":
+                return [*renames("", "head.", {"classifier": "project"}), no_pooler]
+            case "span":
+                return [*renames("", "head.", {"qa_outputs": "project"}), no_pooler]
+        return list(renames("", "head.", pooler))
+
+    def spellings(self, bare: bool) -> Sequence[Alias]:
+        """Older names of norms, and the prefix that a class without a head leaves out, present or absent."""
+        old = [Alias("{*}LayerNorm.gamma", "{*}LayerNorm.weight"), Alias("{*}LayerNorm.beta", "{*}LayerNorm.bias")]
+        return [*old, *prefixed(self.prefix, self.roots, bare)]
+
+    # -- samples ----------------------------------------------------------------------------------------------------
+
+    tiny: ClassVar[Mapping[str, Any]] = {
+        "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 32,
+    }  # fmt: skip
+
+    def samples(self) -> Mapping[str, Sample]:
+        return {
+            "masked LM": Sample("BertForMaskedLM", self.tiny),
+            "one type, wide eps, relu": Sample(
+                "BertForMaskedLM", {**self.tiny, "type_vocab_size": 1, "layer_norm_eps": 1e-3, "hidden_act": "relu"}
+            ),
+            "pooler": Sample("BertModel", self.tiny),
+            "classes": Sample("BertForSequenceClassification", {**self.tiny, "num_labels": 3, "hidden_act": "gelu_new"}),
+            "tags": Sample("BertForTokenClassification", {**self.tiny, "num_labels": 5}),
+            "answers": Sample("BertForQuestionAnswering", self.tiny),
+            "pre-training": Sample("BertForPreTraining", self.tiny),
+            "next sentence": Sample("BertForNextSentencePrediction", self.tiny),
+        }
+
+
+def predictions(ours: str) -> Rules:
+    """The names of BERT's masked-LM head. Its bias has two names, one of which older files leave out."""
+    parts = {"transform.dense": "dense", "transform.LayerNorm": "norm"}
+    return [
+        *renames("cls.predictions.", ours, parts),
+        Rename("cls.predictions.bias", f"{ours}vocabulary.bias"),
+        Tied("cls.predictions.decoder.bias", f"{ours}vocabulary.bias"),
+        Tied("cls.predictions.decoder.weight", "embedding.token.weight"),
+    ]
+
+
+def prefixed(prefix: str, roots: Sequence[str], bare: bool) -> list[Alias]:
+    """Files of the class without a head lack the prefix that others have; either is read as what is wanted."""
+    if bare:
+        return [Alias(f"{prefix}{{*}}", "{*}")]
+    return [Alias(f"{root}.{{*}}", f"{prefix}{root}.{{*}}") for root in roots]
