@@ -149,14 +149,14 @@ def test_500_mutated_files_are_read_or_refused_and_quickly(tmp_path):
     whole, rng, refused = (tmp_path / SINGLE).read_bytes(), random.Random(7), 0
     for _ in range(500):
         (tmp_path / SINGLE).write_bytes(mutate(whole, rng))
-        begin = time.perf_counter()
+        begin = time.thread_time()
         try:
             source = open_tensors(tmp_path)
             for name in source.facts:
                 source.read(name).float().sum() if source.facts[name].dtype != torch.bool else source.read(name)
         except CheckpointError:
             refused += 1
-        assert time.perf_counter() - begin < 1.0
+        assert time.thread_time() - begin < 1.0
     assert refused > 300
 
 
