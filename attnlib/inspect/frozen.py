@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlib.layout import Layout
-from attnlib.models.heads import MaskedLMHead, PooledHead, Vocabulary, pool
+from attnlib.models.heads import MaskedLMHead, Place, PooledHead, Readings, TokenHead, Vocabulary, pool
 from attnlib.nn.feed_forward import ACTIVATIONS
 from attnlib.nn.linear import linear
 from attnlib.nn.norms import LayerNorm, RMSNorm
@@ -29,7 +29,7 @@ def linear_part(norm: nn.Module | None, at: Tensor) -> Callable[[Tensor], Tensor
         return lambda c: c
     if isinstance(norm, LayerNorm):
         rate = torch.rsqrt(at.var(-1, unbiased=False, keepdim=True) + norm.eps)
-        weight = norm.weight
+        weight = 1.0 if norm.weight is None else norm.weight
         return lambda c: (c - c.mean(-1, keepdim=True)) * rate * weight
     if isinstance(norm, RMSNorm):
         rate = torch.rsqrt(at.pow(2).mean(-1, keepdim=True) + norm.eps)
@@ -63,7 +63,7 @@ def shadow(model: Any) -> Any:
     return copy.deepcopy(model, kept)
 
 
-Rule = Callable[..., Tensor]
+Rule = Callable[..., Any]
 
 
 def ruled(model: Any, rules: Mapping[type[nn.Module], Rule]) -> Any:
@@ -76,18 +76,27 @@ def ruled(model: Any, rules: Mapping[type[nn.Module], Rule]) -> Any:
     return still
 
 
-def _pooled(head: PooledHead, x: Tensor, table: Tensor, layout: Layout) -> Tensor:
-    y = pool(x, layout, head.pooling)
-    if head.dense is not None:
-        y = frozen_activation(torch.tanh, head.dense(y))
+def _transformed(head: Any, x: Tensor) -> Tensor:
+    """The hidden layer of a head, if it has one."""
+    if head.dense is None:
+        return x
+    y = frozen_activation(ACTIVATIONS[head.activation], head.dense(x))
+    return y if head.norm is None else head.norm(y)
+
+
+def _pooled(head: PooledHead, x: Tensor, table: Tensor, layout: Layout, at: Place = None) -> Readings:
+    y = _transformed(head, pool(x, layout, head.pooling))
     if head.normalise:
         y = y / y.detach().norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    return y if head.project is None else head.project(y)
+    return Readings(y if head.project is None else head.project(y), y)
 
 
 def _masked_lm(head: MaskedLMHead, x: Tensor, table: Tensor, layout: Layout) -> Tensor:
-    logits: Tensor = head.vocabulary(head.norm(frozen_activation(ACTIVATIONS[head.activation], head.dense(x))), table)
-    return logits
+    return head.vocabulary(_transformed(head, x), table)  # type: ignore[no-any-return]
+
+
+def _tokens(head: TokenHead, x: Tensor, table: Tensor, layout: Layout) -> Tensor:
+    return head.project(_transformed(head, x))  # type: ignore[no-any-return]
 
 
 def _vocabulary(head: Vocabulary, x: Tensor, table: Tensor) -> Tensor:
@@ -100,5 +109,6 @@ OUTSIDE: dict[type[nn.Module], Rule] = {  # norms and heads: with these held sti
     RMSNorm: frozen_norm,
     PooledHead: _pooled,
     MaskedLMHead: _masked_lm,
+    TokenHead: _tokens,
     Vocabulary: _vocabulary,
 }

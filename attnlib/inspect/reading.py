@@ -123,15 +123,21 @@ def side_of(name: str, ids: Sequence[int], tokenizer: Tokenizer | None = None) -
 def read(
     model: Any, ids: Sequence[int], source: Sequence[int] | None = None, *, tokenizer: Tokenizer | None = None
 ) -> Reading:
-    """The reading of bare ids, checked against the model; an encoder-decoder has a source too."""
+    """The reading of bare ids, checked against the model; an encoder-decoder has a source too.
+
+    One whose head tells of the source reads that again: it needs no ids of its own.
+    """
     both = is_kind(model, "encoder_decoder")
     if both != (source is not None):
         fact, wish = (
             ("is missing", "an encoder-decoder reads one") if both else ("is given", "only an encoder-decoder reads one")
         )
         raise UsageError("source", fact, wish)
-    sides = None if source is None else side_of("source", source, tokenizer)
-    return checked(model, Reading(side_of("text", ids, tokenizer), sides))
+    if source is None:
+        return checked(model, Reading(side_of("text", ids, tokenizer)))
+    other = side_of("source", source, tokenizer)
+    text = side_of("text", ids, tokenizer) if ids or not model.rereads else _again(model, other, tokenizer)
+    return checked(model, Reading(text, other))
 
 
 def read_text(model: Any, tokenizer: Tokenizer, text: str) -> Reading:
@@ -148,9 +154,12 @@ def read_text(model: Any, tokenizer: Tokenizer, text: str) -> Reading:
         return checked(model, Reading(_framed("text", tokenizer, found, text, before, ())))
     if not after and tokenizer.eos_id is not None:
         after = (tokenizer.eos_id,)
+    source = _framed("source", tokenizer, found, text, before, after)
+    if model.rereads:
+        return checked(model, Reading(_again(model, source, tokenizer), source))
     start = start_of(model, tokenizer, None)
     begun = _framed("text", tokenizer, ([], []), "", () if start is None else (start,), ())
-    return checked(model, Reading(begun, _framed("source", tokenizer, found, text, before, after)))
+    return checked(model, Reading(begun, source))
 
 
 def go_on(reading: Reading, tokenizer: Tokenizer | None, ids: Sequence[int]) -> Reading:
@@ -178,6 +187,14 @@ def checked(model: Any, reading: Reading) -> Reading:
             raise LayoutError(side.name, f"has {len(side)} tokens", f"the model's positions end at {limit}")
         check_ids([list(side.ids)], vocab_of(model, source=source), side.name)
     return reading
+
+
+def _again(model: Any, source: Side, tokenizer: Tokenizer | None) -> Side:
+    """The source as a decoder reads it again, one place to the right behind the start id."""
+    start = 0 if model.spec is None else model.spec.decoder_start
+    first = f"#{start}" if tokenizer is None else tokenizer.tokens([start])[0]
+    ids, tokens, spans = source.ids[:-1], source.tokens[:-1], source.spans[:-1]
+    return Side("text", (start, *ids), (first, *tokens), source.text, (None, *spans))
 
 
 def _framed(

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from attnlib.errors import LayoutError, UsageError, nearest
 from attnlib.generate.prompts import device_of, is_kind, vocab_of
 from attnlib.inspect.reading import Reading, checked, go_on
-from attnlib.models.heads import LMHead, MaskedLMHead, PooledHead, TokenHead
+from attnlib.models.heads import LMHead, MaskedLMHead, PooledHead, PretrainingHead, TokenHead
 
 if TYPE_CHECKING:
     from attnlib.text.tokenizer import Tokenizer
@@ -60,6 +61,7 @@ class TokenTarget(Target):
     column: int
     answer: int
     against: int | None = None
+    alone: bool = False  # a single label, answered by a sigmoid
 
     @property
     def columns(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -69,7 +71,7 @@ class TokenTarget(Target):
         return logits[:, 0, self.answer] - (0.0 if self.against is None else logits[:, 0, self.against])
 
     def logprob(self, logits: Tensor) -> Tensor:
-        return logits[:, 0].log_softmax(-1)[:, self.answer]
+        return (F.logsigmoid(logits[:, 0]) if self.alone else logits[:, 0].log_softmax(-1))[:, self.answer]
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class ClassTarget(Target):
         return logits[:, self.label] - (0.0 if self.against is None else logits[:, self.against])
 
     def logprob(self, logits: Tensor) -> Tensor:
-        return (torch.nn.functional.logsigmoid(logits) if self.alone else logits.log_softmax(-1))[:, self.label]
+        return (F.logsigmoid(logits) if self.alone else logits.log_softmax(-1))[:, self.label]
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def find_targets(
 
 def _able(model: Any) -> tuple[str, ...]:
     """The kinds of target that a model has a head for, its first the default."""
-    head = model.head
+    head = model.head.tokens if isinstance(model.head, PretrainingHead) else model.head
     if isinstance(head, LMHead | MaskedLMHead):
         if is_kind(model, "encoder"):
             return ("mask",)
@@ -250,7 +252,7 @@ def _tag(asked: Asked) -> Found:
     answer = _label(asked, asked.answer) if asked.answer else int(_logits(asked.model, asked.reading)[0, column].argmax())
     against = _label(asked, asked.against) if asked.against else None
     name = _named(asked, f"tag of {asked.reading.text.tokens[column]}", answer, against)
-    return asked.reading, (TokenTarget(name, column, answer, against),)
+    return asked.reading, (TokenTarget(name, column, answer, against, len(_labels(asked.model)) == 1),)
 
 
 def _span(asked: Asked) -> Found:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlib.errors import LayoutError, UsageError
+from attnlib.inspect.explanations import ask
 from attnlib.inspect.reading import go_on, read, read_text, word_spans
 from attnlib.inspect.subject import drawn
 from attnlib.text.byte_level import ByteTokenizer
@@ -57,6 +58,18 @@ def test_what_the_model_added_is_nobodys_word() -> None:
     assert reading.source is not None
     assert reading.source.ids[-1] == BYTES.eos_id and reading.source.spans[-1] is None
     assert (reading.text.ids, reading.text.spans, reading.text.words) == ((0,), (None,), ())
+
+
+def test_a_head_that_tells_of_the_source_has_it_read_twice() -> None:
+    model = drawn(pair(head={"kind": "classify", "num_labels": 3, "pooling": "last"}, **WIDE), seed=1,
+                  device=torch.device("cpu"), dtype=torch.float64)  # fmt: skip
+    reading = read_text(model, BYTES, "so it is")
+    assert reading.source is not None and reading.text.ids == (0, *reading.source.ids[:-1])
+    assert [word.text for word in reading.text.words] == ["so", "it", "is"]
+    asked = ask(model, reading, "class=2", tokenizer=BYTES)
+    logits = model(torch.tensor([reading.source.ids])).logits
+    torch.testing.assert_close(asked.logits(asked.inputs()), logits, atol=1e-12, rtol=0)
+    assert read(model, [], [5, 7]).text.ids == (0, 5)
 
 
 def test_mask_marks_of_an_encoder_are_mask_tokens() -> None:

@@ -15,7 +15,7 @@ from attnlib.inspect.explanations.method import Method, Scores, stacked
 from attnlib.inspect.frozen import OUTSIDE, Rule, frozen_activation, passes_zero, ruled
 from attnlib.inspect.question import Question, gradients
 from attnlib.models.block import Block
-from attnlib.models.heads import LMHead, MaskedLMHead, PooledHead, TokenHead
+from attnlib.models.heads import LMHead, PretrainingHead
 from attnlib.nn.feed_forward import ACTIVATIONS, Dense, Gated
 
 
@@ -51,7 +51,7 @@ class AttnLRP(Method, name="attn_lrp"):
     linear maps, sums (residuals, biases, what is added to scores)   epsilon rule, epsilon = 0: plain gradient
     A V, q k^T and gate * up, a product of two                       uniform rule: each factor gets half
     softmax, with or without a sink, and a softcap of scores         first-order Taylor: plain gradient
-    activations, tanh of a pooled head, softcap of logits            identity rule: act(x) / x is a constant
+    activations, those of heads too, softcap of logits               identity rule: act(x) / x is a constant
     LayerNorm, RMSNorm, q and k norms, a normalised embedding        identity rule: the scale is a constant
 
     Relevance of biases and of the softmax's constant part goes to no token, so the scores add up to the logit less those.
@@ -77,7 +77,7 @@ class AttnLRP(Method, name="attn_lrp"):
         return Scores(stacked(question, parts))
 
 
-_KNOWN = {*RULES, LMHead, MaskedLMHead, PooledHead, TokenHead}
+_KNOWN = {*RULES, LMHead, PretrainingHead}
 
 
 def _ruled_parts(model: nn.Module) -> list[nn.Module]:
