@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from attnlib.errors import CheckpointError
-from attnlib.text.hf import HF
+from attnlib.text.hf import HF, HFTokenizer
+from attnlib.text.older import FILES, document_of
+from attnlib.text.settings import name_of, settings_of
 from attnlib.text.tokenizer import Tokenizer, TokenizerSpec
+
+ROLES = {  # ours -> theirs, the first that is named
+    "pad": ("pad_token",),
+    "bos": ("bos_token", "cls_token"),
+    "eos": ("eos_token", "sep_token"),
+    "sep": ("sep_token",),
+    "mask": ("mask_token",),
+}
 
 
 def tokenizer_of(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a model's folder: the one that its config.yaml names, else its tokenizer.json."""
+    """The tokenizer of a model's folder: the one that its config.yaml names, else its tokenizer.json or older files.
+
+    tokenizer_config.json and special_tokens_map.json say which special token has which role.
+    """
     from attnlib.config import load_tree
     from attnlib.spec import read
 
@@ -19,6 +33,23 @@ def tokenizer_of(folder: str | Path) -> Tokenizer:
         tree, marks = load_tree(folder / "config.yaml")
         if "tokenizer" in tree:
             return read(TokenizerSpec, tree["tokenizer"], path="tokenizer", marks=marks).build(folder)
+    settings = settings_of(folder)
     if (folder / "tokenizer.json").exists():
-        return HF().build(folder)
+        bare = HF().build(folder)
+        return HF(**_roles(settings, bare)).build(folder) if settings else bare
+    found = next((names for names in FILES if all((folder / name).exists() for name in names)), None)
+    if found is not None:
+        document = document_of(folder, found, settings)
+        bare = HFTokenizer(document, origin=str(folder / found[0]))
+        return HFTokenizer(document, origin=str(folder / found[0]), roles=_roles(settings, bare))
+    pieces = next((path.name for path in sorted(folder.glob("*")) if path.suffix in (".model", ".spm", ".tiktoken")), None)
+    if pieces is not None:
+        raise CheckpointError(str(folder / pieces), "is a vocabulary that is not read here", "wish a tokenizer.json",
+                              "save_pretrained of transformers' tokenizer writes one")  # fmt: skip
     raise CheckpointError(str(folder), "holds no tokenizer", "wish a tokenizer.json, or one in its config.yaml")
+
+
+def _roles(settings: dict[str, Any], tokenizer: HFTokenizer) -> dict[str, str]:
+    """The special token of each role, where its name is told and in the vocabulary."""
+    named = {role: next((n for key in keys if (n := name_of(settings.get(key)))), None) for role, keys in ROLES.items()}
+    return {role: name for role, name in named.items() if name is not None and tokenizer.knows(name)}

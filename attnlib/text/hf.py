@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from attnlib.errors import DataError, nearest
 from attnlib.text.files import find_data, read_text
-from attnlib.text.tokenizer import Flags, Tokenizer, TokenizerSpec, readable
+from attnlib.text.tokenizer import Flags, Frame, Tokenizer, TokenizerSpec, readable
 
 _MARK = "\ufdd0"  # a noncharacter, never part of real text
 _KNOWN = {  # how published vocabularies write each role, most telling first
@@ -47,14 +48,14 @@ class HFTokenizer(Tokenizer):
     def __init__(self, document: str, *, origin: str = "tokenizer.json", roles: dict[str, str] | None = None) -> None:
         try:
             self._json: dict[str, Any] = json.loads(document)
-            self._plain = _make(document)
-            self._guarded = _make(json.dumps(_guard(self._json), ensure_ascii=False))
+            self._roles, self._plain = dict(roles or {}), _make(document)
+            self._guarded = _make(self._guard(self._specials()))
         except DataError:
             raise
         except Exception as error:  # the package raises bare Exception
             fact = f"is no tokenizer: {(str(error).splitlines() or ['?'])[0]}"
             raise DataError(origin, fact, "must be a tokenizer.json") from error
-        self._document, self._roles = document, dict(roles or {})
+        self._document = document
         vocabulary = self._plain.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
         self.special_names = {t["id"]: t["content"] for t in self._json.get("added_tokens") or [] if t["special"]}
@@ -70,6 +71,35 @@ class HFTokenizer(Tokenizer):
             found = self._guarded.encode(text.replace(_MARK, "�"), add_special_tokens=False)
         return list(found.ids), list(found.offsets)
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        if any(_MARK in text for text in texts):
+            return super().encode_all(texts)
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]
+        return [list(one.ids) for one in self._guarded.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_blanks(self, text: str) -> list[int]:
+        """As the tokenizer.json has it: a mask token may take the spaces beside it."""
+        mark = self.special_names[self.need("mask")]
+        if _MARK in text or not any(t["content"] == mark for t in self._json.get("added_tokens") or []):
+            return super().encode_blanks(text)
+        return list(self._blanks.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids)
+
+    @cached_property
+    def _blanks(self) -> Any:
+        """The guarded pipeline that still finds the mask token."""
+        return _make(self._guard(self._specials() - {self.special_names[self.need("mask")]}), specials=True)
+
+    @cached_property
+    def pair(self) -> Frame:
+        """Found by what the tokenizer puts around "a" and "b"."""
+        found = self._plain.encode("a", "b")
+        sides = list(found.sequence_ids)
+        cuts = [sides.index(0), len(sides) - sides[::-1].index(0), sides.index(1), len(sides) - sides[::-1].index(1)]
+        ends = [0, *cuts, len(sides)]
+        ids, types = list(found.ids), list(found.type_ids)
+        kinds = tuple(types[ends[i]] if ends[i] < ends[i + 1] else 0 for i in range(5))
+        return Frame(tuple(ids[: cuts[0]]), tuple(ids[cuts[1] : cuts[2]]), tuple(ids[cuts[3] :]), kinds)  # type: ignore[arg-type]
+
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         return str(self._plain.decode([int(i) for i in ids], skip_special_tokens=not special))
 
@@ -79,6 +109,10 @@ class HFTokenizer(Tokenizer):
     def save(self, folder: str | Path) -> TokenizerSpec:
         (Path(folder) / "tokenizer.json").write_text(self._document, encoding="utf-8")
         return HF(**self._roles)
+
+    def knows(self, name: str) -> bool:
+        """Whether a token of this name is in the vocabulary."""
+        return self._plain.token_to_id(name) is not None
 
     def word_edges(self) -> tuple[Flags, Flags]:
         continues, continued = super().word_edges()
@@ -116,11 +150,20 @@ class HFTokenizer(Tokenizer):
                 return tuple(framed[:at]), tuple(framed[at + len(bare) :])
         return (), ()
 
+    def _specials(self) -> frozenset[str]:
+        """Every name that a text must not spell: the special tokens of the file, and those that were named."""
+        listed = {t["content"] for t in self._json.get("added_tokens") or [] if t["special"]}
+        return frozenset(listed | set(self._roles.values()))
+
+    def _guard(self, specials: Collection[str]) -> str:
+        return json.dumps(_guarded(self._json, specials), ensure_ascii=False)
+
     def _holds_special(self, ids: list[int]) -> bool:
         return any(i in self.special_names and i != self.unk_id for i in ids)
 
 
-def _make(document: str) -> Any:
+def _make(document: str, *, specials: bool = False) -> Any:
+    """The pipeline; `specials`: whether an added special token written in a text is found there, or split like the rest."""
     try:
         from tokenizers import Tokenizer as Pipeline
     except ImportError as error:
@@ -129,16 +172,16 @@ def _make(document: str) -> Any:
     made = Pipeline.from_str(document)
     made.no_padding()
     made.no_truncation()
-    made.encode_special_tokens = True  # an added special token written in a text is split like any other text
+    made.encode_special_tokens = not specials
     return made
 
 
-def _guard(document: dict[str, Any]) -> dict[str, Any]:
-    """The same pipeline with its special tokens renamed beyond what a text can spell; their ids stay.
+def _guarded(document: dict[str, Any], specials: Collection[str]) -> dict[str, Any]:
+    """The same pipeline with these special tokens renamed beyond what a text can spell; their ids stay.
 
     `encode_special_tokens` alone is not enough: a Unigram model with "</s>" among its own pieces (T5) still finds it.
     """
-    hidden = {t["content"]: _MARK + t["content"] for t in document.get("added_tokens") or [] if t["special"]}
+    hidden = {name: _MARK + name for name in specials}
     model = dict(document["model"])
     pieces = model.get("vocab")
     if isinstance(pieces, dict):
@@ -149,7 +192,7 @@ def _guard(document: dict[str, Any]) -> dict[str, Any]:
         model["merges"] = [m for m in model["merges"] if "".join(m.split(" ") if isinstance(m, str) else m) not in hidden]
     if model.get("unk_token") in hidden:
         model["unk_token"] = hidden[model["unk_token"]]
-    added = [{**t, "content": hidden.get(t["content"], t["content"]), "normalized": False} if t["special"] else t
+    added = [{**t, "content": hidden[t["content"]], "normalized": False} if t["content"] in hidden else t
              for t in document.get("added_tokens") or []]  # fmt: skip
     return {**document, "model": model, "added_tokens": added}
 

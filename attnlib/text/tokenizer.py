@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,24 @@ class TokenizerSpec(Spec, slot="tokenizer", default="bytes"):
     def learns(self) -> bool:
         """Whether the vocabulary is made from the training text."""
         return False
+
+
+class Frame(NamedTuple):
+    """What stands before, between and after two texts, and the type id of each of the five parts."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    types: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
+
+
+class Framed(NamedTuple):
+    """Ids and type ids of one or two texts as their model reads them, and the columns that each text has."""
+
+    ids: list[int]
+    types: list[int]
+    first: range
+    second: range
 
 
 class Tokenizer(ABC):
@@ -77,6 +95,36 @@ class Tokenizer(ABC):
         first = (self.need("bos"),) if bos else ()
         last = (self.need("eos"),) if eos else ()
         return [*first, *before, *self.pieces(text).tolist(), *after, *last]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text alone."""
+        return [self.pieces(text).tolist() for text in texts]
+
+    def encode_blanks(self, text: str) -> list[int]:
+        """Ids of a text in which the name of the mask token stands for a blank; other special names are text."""
+        mask = self.need("mask")
+        ids: list[int] = []
+        for number, part in enumerate(text.split(self.special_names[mask])):
+            ids += [*([mask] if number else []), *self.pieces(part).tolist()]
+        return ids
+
+    @cached_property
+    def pair(self) -> Frame:
+        """What the tokenizer's own model expects around two texts."""
+        return Frame(self.template[0], (self.need("sep"),), self.template[1])
+
+    def join(self, first: Sequence[int], second: Sequence[int] | None = None) -> Framed:
+        """Ids of one text inside the template, or of two inside the frame of a pair."""
+        before, between, after, kinds = (self.template[0], (), self.template[1], (0,) * 5) if second is None else self.pair
+        parts = (before, first, between, second or (), after)
+        ids = [i for part in parts for i in part]
+        types = [kind for part, kind in zip(parts, kinds) for _ in part]
+        a, b = len(before), len(before) + len(first) + len(between)
+        return Framed(ids, types, range(a, a + len(first)), range(b, b + len(second or ())))
+
+    def special(self, name: str) -> int | None:
+        """The id of a special token by its name."""
+        return next((i for i, known in self.special_names.items() if known == name), None)
 
     def stream(self) -> StreamDecoder:
         """A decoder for ids that arrive one by one."""
