@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,38 +43,46 @@ class Varlen(Backend):
         if q.is_cuda:
             return True
         work = sum(a[2] * b[2] for a, b in pairs)
-        groups = len({(a[2], b[2]) for a, b in pairs})  # a call each, which pays from some 128 x 128 scores on
-        return groups * 128 * 128 <= work <= q.shape[0] * q.shape[2] * k.shape[2]
+        groups = len({(a[2], b[2]) for a, b in pairs})  # a call each, which costs as much as some 128 x 128 scores
+        return work + groups * 128 * 128 <= q.shape[0] * q.shape[2] * k.shape[2]
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
         run = _flash if q.is_cuda else _grouped
         return run(q, k, v, call)
 
 
+class _Group(NamedTuple):
+    """Segments of equal lengths: their layouts as dense rows, and the flat columns they stand in."""
+
+    q: Layout
+    k: Layout
+    at_q: slice | Tensor
+    at_k: slice | Tensor
+
+
 def _grouped(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
     groups, back = _plan(call.visibility)
     flat_q, flat_k, flat_v = (t.transpose(1, 2).flatten(0, 1) for t in (q, k, v))  # [B*T, H, D]
-    outs = [q.new_zeros(1, q.shape[1], v.shape[3])]  # what a column without a token gets
+    outs = [] if back is None else [q.new_zeros(1, q.shape[1], v.shape[3])]  # what a column without a token gets
     for layout_q, layout_k, at_q, at_k in groups:
-        n = layout_q.batch
         parts = [
-            t.index_select(0, at).unflatten(0, (n, -1)).transpose(1, 2)
+            (t[at] if isinstance(at, slice) else t.index_select(0, at)).unflatten(0, (layout_q.batch, -1)).transpose(1, 2)
             for t, at in ((flat_q, at_q), (flat_k, at_k), (flat_v, at_k))
         ]
         sight = Visibility(call.visibility.mask, layout_q, layout_k, call.visibility.heads)
         inner = AttentionCall(sight, call.rule, call.dropout)
         inner.terms, inner.parts = call.terms, call.parts
         outs.append(_sdpa(parts[0], parts[1], parts[2], inner).transpose(1, 2).flatten(0, 1))
-    out = torch.cat(outs).index_select(0, back)
+    out = torch.cat(outs) if back is None else torch.cat(outs).index_select(0, back)
     return out.unflatten(0, (q.shape[0], q.shape[2])).transpose(1, 2)  # type: ignore[no-any-return]
 
 
-def _plan(sight: Visibility) -> tuple[list[tuple[Layout, Layout, Tensor, Tensor]], Tensor]:
-    """Groups of segments of equal lengths with the flat columns they stand in, and where each column's output lies."""
+def _plan(sight: Visibility) -> tuple[list[_Group], Tensor | None]:
+    """The groups, and where each column's output lies among theirs; None = they follow one another as the columns do."""
     return sight.once("varlen", lambda: _make_plan(sight))  # type: ignore[no-any-return]
 
 
-def _make_plan(sight: Visibility) -> tuple[list[tuple[Layout, Layout, Tensor, Tensor]], Tensor]:
+def _make_plan(sight: Visibility) -> tuple[list[_Group], Tensor | None]:
     pairs = sight.runs()
     assert pairs is not None
     by_length: dict[tuple[int, int], list[tuple[tuple[int, int, int], tuple[int, int, int]]]] = {}
@@ -83,15 +91,24 @@ def _make_plan(sight: Visibility) -> tuple[list[tuple[Layout, Layout, Tensor, Te
     device = sight.q.device
     back = torch.zeros(sight.q.batch * sight.q.tokens, dtype=torch.long)
     groups, at = [], 1
-    for (nq, nk), members in sorted(by_length.items()):
+    for (nq, nk), members in by_length.items():
         cols_q = _columns([run for run, _ in members], sight.q.tokens)
         cols_k = _columns([run for _, run in members], sight.k.tokens)
         back[cols_q] = torch.arange(at, at + len(cols_q))
         at += len(cols_q)
         dense_q = Layout.dense(len(members), nq, device=device)
         dense_k = dense_q if nq == nk else Layout.dense(len(members), nk, device=device)
-        groups.append((dense_q, dense_k, cols_q.to(device), cols_k.to(device)))
-    return groups, back.to(device)
+        groups.append(_Group(dense_q, dense_k, _place(cols_q, device), _place(cols_k, device)))
+    in_order = bool(groups) and torch.equal(back, torch.arange(1, len(back) + 1))
+    return groups, None if in_order else back.to(device)
+
+
+def _place(columns: Tensor, device: torch.device) -> slice | Tensor:
+    """The columns as a slice where they follow one another: then nothing is copied."""
+    first, count = int(columns[0]), len(columns)
+    if torch.equal(columns, torch.arange(first, first + count)):
+        return slice(first, first + count)
+    return columns.to(device)
 
 
 def _columns(runs: list[tuple[int, int, int]], tokens: int) -> Tensor:
