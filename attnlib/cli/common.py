@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from attnlib.models.spec import ModelSpec
     from attnlib.runtime import RuntimeSpec
     from attnlib.spec import Marks
+    from attnlib.tasks import Ready
     from attnlib.text.tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -57,6 +58,12 @@ class Loaded(NamedTuple):
         from attnlib.text import tokenizer_of
 
         return tokenizer_of(self.folder)
+
+    def ready(self) -> Ready:
+        """The model with its tokenizer, as tasks take it."""
+        from attnlib.tasks import Ready
+
+        return Ready(self.model, self.tokenizer(), self.folder)
 
 
 def find_device(name: str | None) -> torch.device:
@@ -149,6 +156,15 @@ def shortened(spec: ModelSpec, layers: int) -> ModelSpec:
 
     stacks = {name: stack for name in type(spec).model_fields if isinstance(stack := getattr(spec, name), StackSpec)}
     return spec.replace(**{n: s.replace(num_layers=min(s.num_layers, layers)) for n, s in stacks.items()})
+
+
+def read_lines(name: str) -> list[str]:
+    """The lines of a file, or of stdin where it is `-`; a line end at the end begins no other line."""
+    from attnlib.text import read_text
+
+    text = read_input("-") if name == "-" else read_text(Path(name))
+    lines = text.split("\n")
+    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 
 def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -1,54 +1,30 @@
-"""Filling the blanks of a text with an encoder: the surest blank first, each seen by those after it."""
+"""attnlib fill: what a masked language model would write into the blanks of a text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import argparse
 
-from attnlib.errors import LayoutError, UsageError
+from attnlib.cli.common import count, model_argument, open_model, read_input, runtime_arguments
 
-if TYPE_CHECKING:
-    import torch
-
-    from attnlib.text.tokenizer import Tokenizer
+HELP = "the likeliest tokens for each blank of a text, with their probabilities"
 
 
-def fill(model: Any, tokenizer: Tokenizer, text: str, device: torch.device | str = "cpu") -> str:
-    """`text` with every mask mark of the tokenizer ("[MASK]", "<mask>") replaced by what the encoder finds likeliest.
-
-    UsageError without a mark, a mask token, or a head over the vocabulary; LayoutError for texts that are too long.
-    """
-    from attnlib.generate.prompts import need_head
-
-    need_head(model)
-    mark = tokenizer.special_names.get(tokenizer.need("mask"), "")
-    if not mark or mark not in text:
-        raise UsageError("--prompt", "holds no blank", f"an encoder fills blanks, written {mark}", f"The {mark} sat.")
-    ids: list[int] = []
-    for number, part in enumerate(text.split(mark)):
-        ids += [*([tokenizer.need("mask")] if number else []), *tokenizer.encode(part)]
-    before, after = tokenizer.template
-    filled = fill_ids(model, tokenizer, [*before, *ids, *after], device)
-    return tokenizer.decode(filled[len(before) : len(filled) - len(after)])
+def arguments(parser: argparse.ArgumentParser) -> None:
+    model_argument(parser)
+    parser.add_argument("text", metavar="TEXT", help="a text with blanks, written as the model's mask token; - = stdin")
+    parser.add_argument("--top-k", type=count, default=5, metavar="K", help="how many tokens a blank (default: 5)")
+    runtime_arguments(parser)
 
 
-def fill_ids(model: Any, tokenizer: Tokenizer, ids: list[int], device: torch.device | str = "cpu") -> list[int]:
-    """The ids with every mask id replaced, by ordinary tokens only."""
-    import torch
+def run(args: argparse.Namespace) -> int:
+    from attnlib.tasks import fill
 
-    from attnlib.generate.prompts import need_head
-
-    if model.max_length is not None and len(ids) > model.max_length:
-        raise LayoutError("--prompt", f"has {len(ids)} tokens", f"the model's positions end at {model.max_length}")
-    mask, size = tokenizer.need("mask"), tokenizer.vocab_size
-    row = torch.tensor([ids], device=device)
-    special = torch.from_numpy(~tokenizer.ordinary).to(device)
-    with torch.inference_mode():
-        while bool((blank := row == mask).any()):
-            logits = model(row, at=blank).logits  # [N, V]
-            need_head(model, logits)
-            logits = logits[:, :size].float().masked_fill(special, -torch.inf)
-            sure, best = logits.softmax(-1).max(-1)
-            surest = int(sure.argmax())
-            place = blank[0].nonzero()[surest]
-            row[0, place] = best[surest]
-    return [int(i) for i in row[0].tolist()]
+    text = read_input(args.text)
+    blanks = fill(open_model(args).ready(), text, top_k=args.top_k)
+    for number, found in enumerate(blanks, 1):
+        if len(blanks) > 1:
+            print(f"blank {number}")
+        width = max(len(one.token) for one in found)
+        for one in found:
+            print(f"{one.probability:.4f}  {one.token:{width}}  {one.text}")
+    return 0

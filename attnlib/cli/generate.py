@@ -83,9 +83,9 @@ def _write(loaded: Loaded, prompt: str, sampling: Sampling) -> None:
 
 
 def _fill(loaded: Loaded, text: str, sampling: Sampling) -> None:
-    from attnlib.cli.fill import fill
     from attnlib.errors import UsageError
+    from attnlib.tasks import complete
 
     if sampling != type(sampling)(max_new_tokens=sampling.max_new_tokens):
         raise UsageError("generate", "an encoder fills blanks with its likeliest tokens", "takes no choices of sampling")
-    print(fill(loaded.model, loaded.tokenizer(), text, loaded.device))
+    print(complete(loaded.ready(), text))

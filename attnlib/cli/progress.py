@@ -1,9 +1,9 @@
-"""Progress of a run on a terminal: a bar where rich is installed, else plain lines."""
+"""Progress on a terminal: a bar where rich is installed, else plain lines."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
@@ -40,6 +40,40 @@ class _Lines:
             return
         self.told = now if event.what == "step" else self.told
         print(f"{event.fraction:4.0%}  {_line(event)}", file=self.stream, flush=True)
+
+
+@contextmanager
+def counter(stream: TextIO, what: str) -> Iterator[Callable[[int, int], None]]:
+    """`told(done, total)` while something is counted: a bar on a terminal, else a line every few seconds."""
+    if stream.isatty():
+        try:
+            import rich.progress  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            with _counted(stream, what) as told:
+                yield told
+            return
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            print(f"{done / max(total, 1):4.0%}  {done:,} of {total:,} {what}", file=stream, flush=True)
+
+    yield tell
+
+
+@contextmanager
+def _counted(stream: TextIO, what: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(what, markup=False), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=stream), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _line(event: Event) -> str:

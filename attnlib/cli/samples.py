@@ -41,7 +41,7 @@ def _continued(result: TrainResult, config: Config, rows: Sequence[Row]) -> Iter
 def _filled(result: TrainResult, config: Config, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     import numpy as np
 
-    from attnlib.cli.fill import fill_ids
+    from attnlib.tasks.filling import fill_ids
 
     tokenizer, (before, after) = result.tokenizer, result.tokenizer.template
     for number, text in enumerate(_stretches(rows, 2 * PROMPT)):

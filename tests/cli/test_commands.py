@@ -115,7 +115,7 @@ def test_encoders_fill_blanks(runs: dict[str, Path], capsys: Capture) -> None:
 
 def test_filling_takes_the_surest_blank_first(runs: dict[str, Path]) -> None:
     from attnlib.cli.common import model_folder
-    from attnlib.cli.fill import fill_ids
+    from attnlib.tasks.filling import fill_ids
     from attnlib.text import tokenizer_of
 
     folder = model_folder(str(runs["bert"]))

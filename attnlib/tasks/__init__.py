@@ -1,0 +1,32 @@
+"""Text to text, labels and vectors from a checkpoint folder.
+
+    from attnlib import tasks
+    model = tasks.load("folder")                      # a model with its tokenizer, ours or of a known family
+    tasks.fill(model, "The [MASK] sat.")              # embed, classify, answer, tag, translate, summarize alike
+"""
+
+from attnlib.pretrained.sentence import SentenceSpec
+from attnlib.tasks.answering import Answer, Answers, answer
+from attnlib.tasks.embedding import Embeddings, embed
+from attnlib.tasks.filling import Filling, complete, fill
+from attnlib.tasks.labelling import Label, classify
+from attnlib.tasks.ready import Ready, load
+from attnlib.tasks.tagging import Tagged, tag
+
+__all__ = [
+    "Answer",
+    "Answers",
+    "Embeddings",
+    "Filling",
+    "Label",
+    "Ready",
+    "SentenceSpec",
+    "Tagged",
+    "answer",
+    "classify",
+    "complete",
+    "embed",
+    "fill",
+    "load",
+    "tag",
+]
