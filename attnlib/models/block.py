@@ -13,6 +13,7 @@ from attnlib.attention.caches import Memory
 from attnlib.attention.scope import Scope
 from attnlib.attention.softmax import MixerSpec, Role
 from attnlib.layout import Layout
+from attnlib.nn.conv import ConvBranch, ConvSpec
 from attnlib.nn.feed_forward import FeedForward
 from attnlib.nn.norms import Norm, RMSNormSpec
 from attnlib.spec import FieldError, Spec
@@ -54,7 +55,10 @@ class Sublayer(nn.Module):
 
 
 class Block(nn.Module):
-    """attention, then cross-attention if there is one, then the feed-forward; in parallel both read the same x."""
+    """attention, then cross-attention if there is one, then the feed-forward; in parallel both read the same x.
+
+    `conv` adds what neighbours in the block's input give to its output.
+    """
 
     def __init__(
         self,
@@ -62,17 +66,21 @@ class Block(nn.Module):
         attention: Sublayer,
         cross: Sublayer | None = None,
         mlp: Sublayer | None = None,
+        conv: ConvBranch | None = None,
         parallel: bool = False,
         norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.norm = norm  # parallel with one norm for both
-        self.attention, self.cross, self.mlp = attention, cross, mlp
+        self.attention, self.cross, self.mlp, self.conv = attention, cross, mlp, conv
         self.parallel = parallel
 
     def forward(self, x: Tensor, layout: Layout, scope: Scope, *, memory: Memory | None = None, cache: Any = None) -> Tensor:
         """x [B, T, M] -> [B, T, M]; `memory` is this layer's own keep of the encoder."""
+        y = self._sublayers(x, layout, scope, memory, cache)
+        return y if self.conv is None else self.conv(x, y, layout)
 
+    def _sublayers(self, x: Tensor, layout: Layout, scope: Scope, memory: Memory | None, cache: Any) -> Tensor:
         def attend(y: Tensor) -> Tensor:
             return self.attention.body(y, layout, scope, cache=cache)  # type: ignore[no-any-return]
 
@@ -87,14 +95,21 @@ class Block(nn.Module):
 
 
 class BlockSpec(Spec):
-    """One layer. placement: where norms stand; share_norm: parallel with one norm; dropout: of what is added to x."""
+    """One layer. placement: where norms stand; share_norm: parallel with one norm; dropout: of what is added to x.
+
+    attention_norm: false leaves attention without a norm (ModernBERT's first layer, where the embedding has one). conv: a
+    convolution over the block's input, added to its output (DeBERTa-v2's first layer); for encoders, since it reads tokens
+    to come and keeps no cache.
+    """
 
     placement: Placement = "pre"
     norm: Norm | None = RMSNormSpec()
     attention: MixerSpec
     cross: MixerSpec | None = None
     mlp: FeedForward | None = None
+    attention_norm: bool = True
     share_norm: bool = False
+    conv: ConvSpec | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -103,6 +118,8 @@ class BlockSpec(Spec):
             raise FieldError("placement", "parallel", "takes attention and mlp, and no cross")
         if self.share_norm and self.placement != "parallel":
             raise FieldError("share_norm", f"true under placement {self.placement}", "only parallel shares a norm")
+        if self.share_norm and not self.attention_norm:
+            raise FieldError("attention_norm", "false beside share_norm", "wish one of the two")
         return self
 
     def check(self, *, d_model: int, path: str) -> None:
@@ -117,13 +134,15 @@ class BlockSpec(Spec):
                     mixer.check(d_model=d_model, role=role)
             except FieldError as error:
                 raise FieldError(f"{path}.{name}.{error.field}", error.fact, error.wish, error.hint) from None
+        if self.conv is not None and d_model % self.conv.groups:
+            raise FieldError(f"{path}.conv.groups", str(self.conv.groups), f"must divide d_model ({d_model})")
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> Block:
         shared = self.share_norm and self.norm is not None
 
-        def around(body: nn.Module) -> Sublayer:
+        def around(body: nn.Module, normed: bool = True) -> Sublayer:
             def norm(*places: str) -> nn.Module | None:
-                here = self.placement in places and self.norm is not None and not shared
+                here = self.placement in places and self.norm is not None and not shared and normed
                 return self.norm.build(d_model) if here and self.norm is not None else None
 
             return Sublayer(
@@ -136,11 +155,12 @@ class BlockSpec(Spec):
             )
 
         return Block(
-            attention=around(self.attention.build(d_model=d_model, layer=layer)),
+            attention=around(self.attention.build(d_model=d_model, layer=layer), self.attention_norm),
             cross=None
             if self.cross is None
             else around(self.cross.build(d_model=d_model, layer=layer, d_memory=d_memory or d_model)),
             mlp=None if self.mlp is None else around(self.mlp.build(d_model)),
+            conv=None if self.conv is None else self.conv.build(d_model),
             parallel=self.placement == "parallel",
             norm=self.norm.build(d_model) if shared and self.norm is not None else None,
         )

@@ -92,7 +92,7 @@ class DecoderSpec(ModelSpec, kind="decoder"):
     def _fits(self) -> Self:
         if any(layer.cross is not None for layer in self.stack.layers):
             raise FieldError("stack", "has cross-attention", "only the decoder of an encoder_decoder can feed it")
-        self.stack.check(d_model=self.d_model, path="stack")
+        self.stack.check(d_model=self.d_model, path="stack", decodes=True)
         out = self.stack.d_out or self.d_model
         self.head.check(d_model=out, d_embedding=self.embedding.d_embedding or self.d_model)
         return self

@@ -141,7 +141,7 @@ class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
         if self.share_tokens:
             self._check_shared()
         self.encoder.check(d_model=self.d_model, path="encoder")
-        self.decoder.check(d_model=self.d_model, path="decoder")
+        self.decoder.check(d_model=self.d_model, path="decoder", decodes=True)
         written = self.decoder_embedding or self.embedding
         self.head.check(d_model=self.decoder.d_out or self.d_model, d_embedding=written.d_embedding or self.d_model)
         return self

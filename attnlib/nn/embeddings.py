@@ -132,7 +132,8 @@ class SinusoidalSpec(PositionSpec, kind="sinusoidal"):
 class Embedding(nn.Module):
     """token[ids] * scale + type + position, then norm, projection to M (factorised) and dropout.
 
-    `token_project` projects the token's vector before the others are added, `project` the sum of all.
+    `token_project` projects the token's vector before the others are added, `project` the sum of all. With `norm_last` the
+    norm comes after that.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Embedding(nn.Module):
         norm: nn.Module | None = None,
         token_project: nn.Module | None = None,
         project: nn.Module | None = None,
+        norm_last: bool = False,
         dropout: float = 0.0,
         round_scale: bool = True,
         token: nn.Embedding | None = None,
@@ -156,6 +158,7 @@ class Embedding(nn.Module):
         self.position = position
         self.token_type = nn.Embedding(types, d_sum) if types else None
         self.token_project, self.norm, self.project = token_project, norm, project
+        self.after = ("project", "norm") if norm_last else ("norm", "project")
         self.scale, self.round_scale, self.dropout = scale, round_scale, dropout
 
     @property
@@ -181,10 +184,9 @@ class Embedding(nn.Module):
             x = x + (self.token_type.weight[0] if types is None else _rows(self.token_type.weight, types, "types"))
         if self.position is not None:
             x = x + self.position(layout).to(x.dtype)
-        if self.norm is not None:
-            x = self.norm(x)
-        if self.project is not None:
-            x = self.project(x)
+        for name in self.after:
+            if (part := getattr(self, name)) is not None:
+                x = part(x)
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
 
@@ -192,7 +194,8 @@ class EmbeddingSpec(Spec):
     """d_embedding: null = d_model, else factorised. scale: a number or "sqrt" (of d_embedding). types: token types.
 
     project: what a factorised embedding projects to d_model, the whole sum of token, type and position (ELECTRA, ALBERT)
-    or the token's vector before the others are added (OPT); project_bias: whether that has a bias.
+    or the token's vector before the others are added (OPT); project_bias: whether that has a bias. norm_last: the norm
+    comes after the projection (DeBERTa-v2).
 
     round_scale: in half precision the scale is rounded before it multiplies (Gemma), or not (BART)."""
 
@@ -204,6 +207,7 @@ class EmbeddingSpec(Spec):
     norm: Norm | None = None
     project: Literal["sum", "token"] = "sum"
     project_bias: bool = True
+    norm_last: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def build(self, *, vocab_size: int, d_model: int, token: nn.Embedding | None = None) -> Embedding:
@@ -219,9 +223,10 @@ class EmbeddingSpec(Spec):
             scale=math.sqrt(width) if self.scale == "sqrt" else float(self.scale),
             position=None if self.position is None else self.position.build(inner),
             types=self.types,
-            norm=None if self.norm is None else self.norm.build(inner),
+            norm=None if self.norm is None else self.norm.build(d_model if self.norm_last else inner),
             token_project=project if first else None,
             project=None if first else project,
+            norm_last=self.norm_last,
             dropout=self.dropout,
             round_scale=self.round_scale,
             token=token,

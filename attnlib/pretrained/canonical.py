@@ -10,7 +10,7 @@ from attnlib.attention.softmax import SoftmaxAttentionSpec
 from attnlib.models.stack import StackSpec
 from attnlib.spec import Spec
 
-TRAINING = ("init", "dropout", "hidden_dropout")  # what a trained model no longer needs: a foreign config need not say it
+TRAINING = ("init", "dropout", "hidden_dropout", "out_dropout")  # what a trained model no longer needs: a config may omit it
 
 
 def canonical(value: Any, d_model: int) -> Any:

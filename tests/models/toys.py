@@ -35,7 +35,7 @@ def decoder(layer: Tree | None = None, **more: Any) -> Tree:
     return {"kind": "decoder", "d_model": 12, "vocab_size": VOCAB, "stack": stack | more.pop("stack", {})} | more
 
 
-def encoder(layer: Tree, **more: Any) -> Tree:
+def encoder(layer: Tree | None = None, **more: Any) -> Tree:
     return decoder(layer, **more) | {"kind": "encoder"}
 
 
@@ -124,6 +124,18 @@ ENCODERS: dict[str, Tree] = {
     "encoder_alibi": encoder(block(attention={"num_heads": 4, "term": "alibi"}), head={"kind": "tag", "num_labels": 3}),
     "encoder_shaw": encoder(
         block("sandwich", attention={"num_heads": 4, "term": {"kind": "shaw", "max_distance": 2}}), head={"kind": "span"}
+    ),
+    "encoder_conv": encoder(
+        stack={
+            "num_layers": 3,
+            "blocks": {
+                "first": block("post", "layer", attention={"num_heads": 2}, conv={"kernel": 3, "groups": 2}),
+                "bare": block(attention={"num_heads": 2}, attention_norm=False, conv={"kernel": 5, "norm": None}),
+            },
+            "pattern": ["first", "bare"],
+        },
+        embedding={"d_embedding": 5, "norm": "layer", "norm_last": True, "project_bias": False, "types": 2},
+        head={"kind": "masked_lm"},
     ),
     "encoder_disentangled": encoder(
         block("post", "layer", attention={"num_heads": 4, "bias": True, "d_head": 4, "qk_norm": "full"}),
