@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -124,13 +124,14 @@ class Rotary(Spec):
 
     fraction: the part of the head that is turned, from its start. interleaved: pairs are (0, 1), (2, 3), ... as in the
     paper; otherwise (i, i + R/2), the half-split order of most public checkpoints. exact: in half precision q and k are
-    turned in fp32 and rounded after; otherwise cos and sin are rounded before, as most do.
+    turned in fp32 and rounded after; otherwise cos and sin are rounded before, as most do, and with `products` nothing else
+    until the end (ModernBERT).
     """
 
     base: float = Field(default=10000.0, gt=1)
     fraction: float = Field(default=1.0, gt=0, le=1)
     interleaved: bool = False
-    exact: bool = False
+    exact: bool | Literal["products"] = False
     scaling: Scaling | None = None
 
     def check(self, d_head: int) -> None:
@@ -160,7 +161,7 @@ class Rotary(Spec):
         `lengths`: the final length of every text, or one for each row, where a cache will see more than this layout.
         """
         spans = self._spans(layout, lengths) if self.reads_length else ()
-        dtype = torch.promote_types(dtype, torch.float32) if self.exact else dtype
+        dtype = torch.promote_types(dtype, torch.float32) if self.exact is True else dtype
         key = ("rotary", self, d_head, dtype, spans)
         table: Turn = layout.once(key, lambda: self._table(layout, d_head, dtype, spans))
         return table
@@ -196,7 +197,8 @@ class Rotary(Spec):
                 factor = torch.tensor([each for _, each in made], dtype=torch.float64)[which][:, None, :, None]
         angles = at[:, None, :, None].to(exact) * frequencies.to(at.device, exact)
         factor = factor.to(at.device, exact)
-        return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
+        kept = exact if self.exact else dtype
+        return (angles.cos() * factor).to(dtype).to(kept), (angles.sin() * factor).to(dtype).to(kept)
 
     def turn(self, x: Tensor, table: Turn) -> Tensor:
         """x [B, H, T, D] with its first R channels turned."""

@@ -57,7 +57,7 @@ class ConvBranch(nn.Module):
 
 
 class ConvSpec(Spec):
-    """kernel: how many neighbours, an odd number. groups: channels in so many separate groups. dropout: before activation."""
+    """kernel: how many neighbours, an odd number. groups: so many groups of channels, apart. dropout: before activation."""
 
     kernel: int = Field(default=3, ge=1)
     groups: int = Field(default=1, ge=1)

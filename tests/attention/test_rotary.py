@@ -124,3 +124,12 @@ def test_exact_turns_half_precision_in_fp32_and_rounds_once() -> None:
     assert once.dtype == torch.bfloat16 and torch.equal(once, wanted)
     assert not torch.equal(once, plain.turn(half, plain.table(layout, 16, half.dtype)))
     assert torch.equal(exact.turn(x, exact.table(layout, 16, x.dtype)), plain.turn(x, plain.table(layout, 16, x.dtype)))
+
+
+def test_products_rounds_cos_and_sin_and_then_the_result() -> None:
+    layout, half = Layout.dense(1, 40, start=900), torch.randn(1, 2, 40, 16, generator=torch.Generator().manual_seed(1)).half()
+    products, plain = Rotary(exact="products"), Rotary()
+    cos, sin = plain.table(layout, 16, half.dtype)
+    wanted = plain.turn(half.float(), (cos.float(), sin.float())).half()
+    found = products.turn(half, products.table(layout, 16, half.dtype))
+    assert torch.equal(found, wanted) and not torch.equal(found, plain.turn(half, (cos, sin)))
