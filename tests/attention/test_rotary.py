@@ -127,7 +127,8 @@ def test_exact_turns_half_precision_in_fp32_and_rounds_once() -> None:
 
 
 def test_products_rounds_cos_and_sin_and_then_the_result() -> None:
-    layout, half = Layout.dense(1, 40, start=900), torch.randn(1, 2, 40, 16, generator=torch.Generator().manual_seed(1)).half()
+    layout, x = Layout.dense(1, 40, start=900), torch.randn(1, 2, 40, 16, generator=torch.Generator().manual_seed(1))
+    half = x.half()
     products, plain = Rotary(exact="products"), Rotary()
     cos, sin = plain.table(layout, 16, half.dtype)
     wanted = plain.turn(half.float(), (cos.float(), sin.float())).half()

@@ -44,6 +44,7 @@ class ModernBert(Family):
 
     name = "modernbert"
     model_types = ("modernbert",)
+    uncovered = "multiple choice, the decoder variant"
     architectures = {
         "ModernBertForMaskedLM": "masked_lm", "ModernBertModel": "none",
         "ModernBertForSequenceClassification": "classify", "ModernBertForTokenClassification": "tag",
