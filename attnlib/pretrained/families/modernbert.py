@@ -185,7 +185,7 @@ class ModernBert(Family):
         }  # fmt: skip
         biased = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
         linear = {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}
-        made = {
+        made: dict[str, tuple[str, dict[str, Any]]] = {
             "masked LM": ("MaskedLM", {}),
             "biases, untied": ("MaskedLM", {**biased, "tie_word_embeddings": False, "norm_eps": 1e-3}),
             "no bias of the vocabulary": ("MaskedLM", {"decoder_bias": False, "hidden_activation": "silu"}),
