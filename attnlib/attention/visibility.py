@@ -118,6 +118,25 @@ class Visibility:
             low = max(low, span[0] + first - self.terms.before - span[2])
         return slice(min(low, max(high, 0)), max(high, 0))
 
+    def edges_of(self, rows: slice, keys: slice) -> tuple[slice, ...] | None:
+        """Static: the columns among `keys` that not all of `rows` see, where the others are seen by all and no row by none.
+
+        None = not known without looking.
+        """
+        span, bounds = self._span, self.terms
+        if span is None or bounds.rest is not None or span[0] < span[2]:
+            return None
+        first, stop, _ = rows.indices(self.q.tokens)
+        low, high = span[0] + first - span[2], span[0] + stop - 1 - span[2]  # the rows' own columns
+        begin, end = keys.indices(self.k.tokens)[:2]
+        if not begin <= low <= high < end:
+            return None
+        left = begin if bounds.before is None else min(max(high - bounds.before, begin), end)
+        right = end if bounds.after is None else min(low + bounds.after + 1, end)
+        if left >= right:
+            return (slice(begin, end),)
+        return tuple(part for part in (slice(begin, left), slice(right, end)) if part.start < part.stop)
+
     def columns_of(self, rows: slice) -> tuple[slice, ...]:
         """Static: the same columns in as few slices as tell them apart: what a window sees, and first tokens kept by all."""
         hull, kept, span = self.keys_of(rows), self.mask.keeps(), self._span

@@ -4,5 +4,6 @@ from attnlib.inspect.maps import AttentionMap
 from attnlib.inspect.recording import Recording, record
 from attnlib.inspect.seen import SeenWeights
 from attnlib.inspect.sites import sites, watching
+from attnlib.inspect.summaries import Summaries, Summary
 
-__all__ = ["AttentionMap", "Recording", "SeenWeights", "record", "sites", "watching"]
+__all__ = ["AttentionMap", "Recording", "SeenWeights", "Summaries", "Summary", "record", "sites", "watching"]

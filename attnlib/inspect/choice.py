@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -22,11 +22,12 @@ _LAYER = re.compile(r"\.(\d+)\.[^.]+$")
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """An attention of the model: its path, its module, and which of its heads (None = all)."""
+    """An attention of the model: its path, its module, which of its heads (None = all), whether it reads another text."""
 
     path: str
     mixer: nn.Module
     heads: tuple[int, ...] | None = None
+    cross: bool = False
 
     @property
     def softmax(self) -> bool:
@@ -42,19 +43,18 @@ class Chosen:
 
 def attentions(model: nn.Module) -> list[Chosen]:
     """Every mixer of a model, in its order, under its path; where two share one, under the modules' names."""
-    found: dict[int, tuple[str, nn.Module]] = {}
+    found: dict[int, tuple[str, nn.Module, bool]] = {}
     for name, module in model.named_modules():
+        mixers: list[nn.Module] = [module] if isinstance(module, SoftmaxAttention) else []
         if isinstance(module, Block):
             mixers = [part.body for part in (module.attention, module.cross) if part is not None]
-        else:
-            mixers = [module] if isinstance(module, SoftmaxAttention) else []
         for mixer in mixers:
-            found.setdefault(id(mixer), (name, mixer))
-    twice = Counter(str(getattr(mixer, "path", "")) for _, mixer in found.values())
+            found.setdefault(id(mixer), (name, mixer, isinstance(module, Block) and mixer is not module.attention.body))
+    twice = Counter(str(getattr(mixer, "path", "")) for _, mixer, _ in found.values())
     chosen = []
-    for name, mixer in found.values():
+    for name, mixer, cross in found.values():
         path = str(getattr(mixer, "path", ""))
-        chosen.append(Chosen(path if path and twice[path] == 1 else name or path, mixer))
+        chosen.append(Chosen(path if path and twice[path] == 1 else name or path, mixer, cross=cross))
     return chosen
 
 
@@ -105,7 +105,7 @@ def _by_head(picked: list[Chosen], names: list[int | str]) -> list[Chosen]:
                 here.add(int(number))
                 met.add(name)
         if here:
-            found.append(Chosen(one.path, one.mixer, tuple(sorted(here))))
+            found.append(replace(one, heads=tuple(sorted(here))))
     missing = [name for name in names if name not in met]
     if missing or not found:
         counts = sorted({heads_of(one.mixer) for one in picked})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,10 @@ from attnlib.attention.scope import Door, standing_at_the_door
 from attnlib.errors import UsageError
 from attnlib.inspect.choice import Chosen, Names, choose, heads_of
 from attnlib.inspect.maps import AttentionMap
-from attnlib.inspect.rows import Application, at_the_door, ranks, runs_of
-from attnlib.inspect.seen import Call, Piece, SeenWeights
-from attnlib.inspect.sites import sites_named
+from attnlib.inspect.rows import Application, Block, Call, at_the_door, ranks, runs_of
+from attnlib.inspect.seen import SeenWeights
+from attnlib.inspect.sites import sites_named, stacks
+from attnlib.inspect.summaries import SeenSummary, Summaries, Summary, sides
 from attnlib.layout import Layout
 
 Rows = int | slice | Sequence[int] | None
@@ -52,16 +53,28 @@ class Recording(Door):
     """What was seen: weights by the attention's path, activations by the site's name, of each text or call in order.
 
     weights:     path -> one SeenWeights a text; `seen[path]` is the last.
+    summaries:   path -> one SeenSummary a text; `seen.summary(path)` is one row of the last.
     activations: site -> one tensor a forward, as it was, detached.
     refused:     path -> why the weights of this attention are not to be had.
     """
 
-    def __init__(self, chosen: list[Chosen], *, weights: bool, rows: Rows, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        chosen: list[Chosen],
+        *,
+        weights: bool,
+        rows: Rows,
+        dtype: torch.dtype,
+        summaries: Summaries | None,
+        source: bool,
+    ) -> None:
         self.chosen = {one.path: one for one in chosen}
         self.weights: dict[str, list[SeenWeights]] = {}
+        self.summaries: dict[str, list[SeenSummary]] = {}
         self.activations: dict[str, list[Tensor]] = {}
         self.refused: dict[str, str] = {}
         self._keep, self._rows, self._dtype = weights, _numbers(rows), dtype
+        self._sum, self._source = summaries, source
         self._readings = {one.path: _Reading(one) for one in chosen}
         self._by_rule = {id(one.mixer.rule): one for one in chosen if one.softmax}
 
@@ -71,6 +84,12 @@ class Recording(Door):
             raise UsageError("record", f"{path!r} was not seen", f"wish one of {', '.join(self.weights) or 'none'}")
         return self.weights[path][-1]
 
+    def summary(self, path: str, row: int = 0, segment: int | None = None) -> Summary:
+        """The summary of the last text that this attention saw, of one row."""
+        if path not in self.summaries:
+            raise UsageError("record", f"{path!r} was not summed up", f"wish one of {', '.join(self.summaries) or 'none'}")
+        return self.summaries[path][-1].of(row, segment)
+
     # -- taking -----------------------------------------------------------------------------------------------------
 
     def __call__(self, path: str, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, run: Callable[[], Tensor]) -> Tensor:
@@ -78,7 +97,7 @@ class Recording(Door):
         one = self._by_rule.get(id(call.rule))
         if one is not None:
             with torch.inference_mode(False), torch.no_grad():
-                self._take(one, at_the_door(q, k, call, one.heads))
+                self._take(one, at_the_door(q, k, call, one.heads, own=not one.cross))
         return out
 
     def moved(self, rows: Tensor, layouts: Sequence[tuple[Layout, Layout]]) -> None:
@@ -86,8 +105,14 @@ class Recording(Door):
             for before, after in layouts:
                 if reading.keys is before:
                     reading.keys, reading.lengths = after, [reading.lengths[row] for row in rows.tolist()]
-                    self[reading.chosen.path].select(rows)
+                    self._select(reading.chosen.path, rows)
                     break
+
+    def _select(self, path: str, rows: Tensor) -> None:
+        if path in self.weights:
+            self[path].select(rows)
+        if path in self.summaries:
+            self.summaries[path][-1].select(rows)
 
     def implied(self, one: Chosen, mixer: Any, args: tuple[Any, ...], given: dict[str, Any], out: Any) -> None:
         """A forward of a mixer that is no softmax attention: its own account of the weights."""
@@ -104,24 +129,49 @@ class Recording(Door):
             return found[:, list(heads), :, keys]
 
         keys = layout if memory is None else memory.layout
-        whole = slice(0, keys.tokens)
+        all_keys = slice(0, keys.tokens)
+        seen = Application(layout, keys, len(heads), False, of=lambda _: make, hull=lambda _: all_keys,
+                           parts=lambda _: (all_keys,), own=memory is None)  # fmt: skip
+
         with torch.inference_mode(False), torch.no_grad():
-            self._take(one, Application(layout, keys, make, lambda rows: whole, lambda rows: (whole,), len(heads)))
+            self._take(one, seen)
 
     def _take(self, one: Chosen, seen: Application) -> None:
         if self._readings[one.path].takes(seen.q, seen.k):
-            heads = one.heads or tuple(range(seen.heads))
-            self.weights.setdefault(one.path, []).append(SeenWeights(one.path, heads, self._rows, seen.q.batch))
-        call = Call.of(seen)
-        rows = None
+            self._open(one, one.heads or tuple(range(seen.heads)), seen.q.batch)
+        call, rows = Call.of(seen), None
         if self._rows is not None:
             rows = runs_of(torch.isin(call.q, torch.tensor(self._rows, dtype=torch.long)).any(0))
-        self[one.path].calls.append(call)
-        for block, hull, weights in seen.blocks(rows):
-            for part in seen.parts(block):
-                inside = weights[..., part.start - hull.start : part.stop - hull.start]
-                kept = inside.to("cpu", self._dtype)
-                call.pieces.append(Piece(block, part, kept.clone() if kept._base is not None else kept))
+        made = None if self._sum is None else self.summaries[one.path][-1].begin(seen, replace(call))
+        pieces: list[Block] = []
+        together = rows is None  # else what is summed up is not what is kept
+        for block in seen.blocks() if made is not None or together else ():
+            if made is not None:
+                made.add(block)
+            if self._keep and together:
+                self._cut(pieces, seen, block)
+        for block in seen.blocks(rows) if self._keep and not together else ():
+            self._cut(pieces, seen, block)
+        if made is not None:
+            self.summaries[one.path][-1].end(made)
+        if self._keep:
+            self[one.path].calls.append((call, pieces))
+
+    def _cut(self, into: list[Block], seen: Application, block: Block) -> None:
+        """Keep of a block what its rows can see."""
+        begin = block.keys.start
+        for part in seen.parts(block.rows):
+            kept = block.weights[..., part.start - begin : part.stop - begin].to("cpu", self._dtype)
+            kept = kept.clone() if kept.untyped_storage().nbytes() > kept.nbytes else kept
+            into.append(Block(block.heads, block.rows, part, kept))
+
+    def _open(self, one: Chosen, heads: tuple[int, ...], batch: int) -> None:
+        """Another text."""
+        if self._keep:
+            self.weights.setdefault(one.path, []).append(SeenWeights(one.path, heads, self._rows))
+        if self._sum is not None:
+            new = SeenSummary(one.path, heads, self._sum, sides(self._sum, one.path, self._source), batch)
+            self.summaries.setdefault(one.path, []).append(new)
 
     # -- giving -----------------------------------------------------------------------------------------------------
 
@@ -165,6 +215,7 @@ def record(
     heads: Names = None,
     rows: Rows = None,
     activations: str | Sequence[str] = (),
+    summaries: Summaries | bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Recording]:
     """Records what the attentions of a model do in this thread while open: `with record(model, layers=[0, 3]) as seen:`.
@@ -175,17 +226,20 @@ def record(
 
     weights: of the attentions that `layers` (numbers or path patterns) and `heads` (numbers, or "decoder.3.self.5") name.
     rows: the queries whose weights are kept, by their number in the text: 7, [7, 9], slice(0, 32); None = all.
+    summaries: what `attnlib.inspect.summaries` names, of all queries, in memory linear in the tokens; True = as by default.
     activations: names or patterns of `attnlib.inspect.sites`, as they pass.
     A text that a cache takes in step by step is joined; rows follow their beams, those that leave a batch are let go.
 
     Raises UsageError for layers, heads, rows and sites that there are not, and for attention that has no weights.
     """
     chosen = choose(model, layers, heads)
-    seen = Recording(chosen, weights=weights, rows=rows, dtype=dtype)
+    options = (Summaries() if summaries else None) if isinstance(summaries, bool) else summaries
+    source = len(stacks(model)) > 1
+    seen = Recording(chosen, weights=weights, rows=rows, dtype=dtype, summaries=options, source=source)
     with ExitStack() as stack:
         for site in sites_named(model, activations) if activations else ():
             stack.callback(site.attach(partial(_note, seen.activations, site.name)).remove)
-        if weights:
+        if weights or options is not None:
             for one in chosen:
                 _admit(seen, one, stack, asked=layers is not None or heads is not None)
             if len(seen.refused) == len(chosen):

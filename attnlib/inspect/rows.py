@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,13 +11,23 @@ from torch import Tensor
 
 from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.backends.reference import exact, weights
+from attnlib.errors import UsageError
 from attnlib.layout import Layout
 
-TILE = 1 << 20  # weights of a block, of all heads and rows of the batch: a few MiB, which caches hold
-LEAST, MOST = 16, 256  # query rows of a block
+TILE = 1 << 22  # weights of a block, of all rows of the batch
+LEAST, MOST, WISHED = 16, 256, 128  # query rows of a block; heads are taken in turns where fewer would fit
 
 Heads = tuple[int, ...] | None
 Make = Callable[[slice, slice], Tensor]  # (query columns, key columns) -> [B, h, R, N] weights
+
+
+class Block(NamedTuple):
+    """Weights [B, h, R, N] of some of the heads asked for, of the query columns `rows` over the key columns `keys`."""
+
+    heads: slice
+    rows: slice
+    keys: slice
+    weights: Tensor
 
 
 class Application(NamedTuple):
@@ -24,42 +35,51 @@ class Application(NamedTuple):
 
     q: Layout
     k: Layout
-    make: Make
+    heads: int  # how many are asked for
+    apart: bool  # whether a few of them can be made without the others
+    of: Callable[[slice], Make]  # ... of some of the heads asked for
     hull: Callable[[slice], slice]  # the columns that some rows can see, as one slice
     parts: Callable[[slice], tuple[slice, ...]]  # ... without the gap between first tokens and a window
-    heads: int  # how many are made
+    own: bool = True  # whether queries and keys stand in the same text
+    after: bool = True  # whether a query may see keys after it
 
-    def blocks(self, rows: Sequence[slice] | None = None, tile: int = TILE) -> Iterator[tuple[slice, slice, Tensor]]:
-        """(query columns, key columns, weights [B, h, R, N]): all rows, or those named."""
-        if not self.k.tokens:
-            return
-        most = max(LEAST, min(MOST, tile // max(self.q.batch * self.heads * self.k.tokens, 1)))
-        for part in [slice(0, self.q.tokens)] if rows is None else rows:
-            for first in range(part.start, part.stop, most):
-                block = slice(first, min(first + most, part.stop))
-                hull = self.hull(block)
-                if hull.stop > hull.start:
-                    yield block, hull, self.make(block, hull)
+    def blocks(self, rows: Sequence[slice] | None = None, tile: int = TILE) -> Iterator[Block]:
+        """All rows, or those named, of all heads."""
+        size = max(self.q.batch * self.k.tokens, 1)  # weights of a head and row
+        asked = [slice(0, self.q.tokens)] if rows is None else rows
+        several = max(1, tile // (size * min(WISHED, self.q.tokens or 1))) if self.apart else self.heads
+        for lead in range(0, self.heads if self.k.tokens else 0, several):
+            heads = slice(lead, min(lead + several, self.heads))
+            make = self.of(heads)
+            most = max(LEAST, min(MOST, tile // (size * (heads.stop - lead))))
+            for part in asked:
+                for first in range(part.start, part.stop, most):
+                    block = slice(first, min(first + most, part.stop))
+                    hull = self.hull(block)
+                    if hull.stop > hull.start:
+                        yield Block(heads, block, hull, make(block, hull))
 
 
 @torch.no_grad()
-def at_the_door(q: Tensor, k: Tensor, call: AttentionCall, heads: Heads = None) -> Application:
+def at_the_door(q: Tensor, k: Tensor, call: AttentionCall, heads: Heads = None, *, own: bool = True) -> Application:
     """The application that stands at the door, of some heads. q [B, H, Q, D], k [B, G, K, D]."""
     q, k, sight = q.detach(), k.detach(), call.visibility
+    numbers = tuple(range(q.shape[1])) if heads is None else heads
+    share, apart = q.shape[1] // k.shape[1], not call.rule.normaliser.by_head
     with exact(q.device):
         bound = call.bind(q, k)
-    alone = heads is not None and not call.rule.normaliser.by_head
-    if alone:
-        assert heads is not None
-        share = q.shape[1] // k.shape[1]
-        q, k, call = q[:, list(heads)], k[:, [head // share for head in heads]], call.again(heads)
 
-    def make(rows: slice, keys: slice) -> Tensor:
-        found = weights(q, k, call, bound, rows, keys)
-        return found if alone or heads is None else found[:, list(heads)]
+    def of(some: slice) -> Make:
+        picked = numbers[some]
+        if picked == tuple(range(q.shape[1])):
+            return lambda rows, keys: weights(q, k, call, bound, rows, keys)
+        if not apart:
+            return lambda rows, keys: weights(q, k, call, bound, rows, keys)[:, list(picked)]
+        few, theirs, only = q[:, list(picked)], k[:, [head // share for head in picked]], call.again(picked)
+        return lambda rows, keys: weights(few, theirs, only, bound, rows, keys)
 
-    made = q.shape[1] if heads is None else len(heads)
-    return Application(sight.q, sight.k, make, sight.keys_of, sight.columns_of, made)
+    after = sight.terms.after != 0
+    return Application(sight.q, sight.k, len(numbers), apart, of, sight.keys_of, sight.columns_of, own, after)
 
 
 def runs_of(columns: Tensor) -> list[slice]:
@@ -84,3 +104,47 @@ def _ranks(layout: Layout) -> Tensor:
     real = real.cpu()
     packed = bool((layout.segments > 0).any())
     return torch.where(real, real.cumsum(1) - 1 if packed else positions, -1)
+
+
+@dataclass(eq=False)
+class Call:
+    """Where one call stands: the ranks of its queries and keys, [B, Q] and [B, K] on the CPU, and their segments.
+
+    where: the row of this call that each row of today comes from; None = the same.
+    """
+
+    q: Tensor
+    k: Tensor
+    segments: tuple[Tensor, Tensor] | None = None
+    where: Tensor | None = None
+
+    @staticmethod
+    def of(seen: Application) -> Call:
+        if seen.q.segments is None or seen.k.segments is None:
+            return Call(ranks(seen.q), ranks(seen.k))
+        return Call(ranks(seen.q), ranks(seen.k), (seen.q.segments.cpu(), seen.k.segments.cpu()))
+
+    def row(self, row: int) -> int:
+        return row if self.where is None else int(self.where[row])
+
+    def select(self, rows: Tensor) -> None:
+        self.where = rows if self.where is None else self.where[rows]
+
+
+def held(calls: Sequence[Call], path: str, side: str, row: int, segment: int | None) -> Tensor:
+    """The numbers of the tokens of a row on a side, "q" or "k", in order: all, or those of one text packed into it."""
+    batch = 0 if not calls else len(calls[-1].q if calls[-1].where is None else calls[-1].where)
+    if isinstance(row, bool) or not 0 <= row < batch:
+        raise UsageError("row", f"is {row}", f"{path} saw {batch} rows, numbered from 0")
+    found = []
+    for call in calls:
+        at = call.row(row)
+        numbers = (call.q if side == "q" else call.k)[at]
+        if segment is not None:
+            segments = torch.zeros_like(numbers) if call.segments is None else call.segments[side == "k"][at]
+            numbers = numbers[segments == segment]
+        found.append(numbers[numbers >= 0])
+    known: Tensor = torch.cat(found).unique()
+    if segment is not None and not len(known):
+        raise UsageError("segment", f"is {segment}", f"row {row} of {path} holds no such text")
+    return known

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnlib.attention.backends.protocol import AttentionCall, Backend
+from attnlib.attention.scores import Softmax
+from attnlib.attention.visibility import Visibility
 
 Bound = list[tuple[Tensor, ...]]
 
@@ -47,11 +49,27 @@ def normalise(scores: Tensor, call: AttentionCall, bound: Bound, rows: slice, ke
         scores = scores.masked_fill(never, 0.0)
     if call.rule.softcap is not None:
         scores = call.rule.softcap * torch.tanh(scores / call.rule.softcap)
+    if never is None and type(call.rule.normaliser) is Softmax and not scores.requires_grad:
+        edges = None if torch.compiler.is_compiling() else call.visibility.edges_of(rows, keys)
+        if edges is not None:
+            return _within(scores, call.visibility, rows, keys, edges)
     visible = call.visibility.dense(rows, keys)
     if never is not None:
         visible = ~never if visible is None else visible & ~never
     result: Tensor = call.rule.normaliser(scores, visible)
     return result
+
+
+def _within(scores: Tensor, sight: Visibility, rows: slice, keys: slice, edges: tuple[slice, ...]) -> Tensor:
+    """The softmax of scores, in their place, that are masked at the edges only, each row seeing a key."""
+    begin = keys.indices(sight.k.tokens)[0]
+    for part in edges:
+        seen = sight.dense(rows, part)
+        if seen is not None:
+            edge = scores[..., part.start - begin : part.stop - begin]
+            edge.masked_fill_(~seen, torch.finfo(scores.dtype).min)
+    # on a CPU a row is read before it is written, and a second tile would cost as much as the softmax
+    return torch.softmax(scores, -1, out=scores) if scores.device.type == "cpu" else scores.softmax(-1)
 
 
 def mix(probabilities: Tensor, v: Tensor) -> Tensor:
