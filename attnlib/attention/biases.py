@@ -57,13 +57,16 @@ class TermSpec(Spec, slot="bias"):
 def picked(table: Tensor, place: Coordinates, at: Tensor, *, keys: bool = False) -> Tensor:
     """table [B, H, T, R] read at [B|1, 1|H, Q, K]: for every pair the value at `at` of its query, or of its key.
 
-    `place` are the coordinates of that side. A table that was cut to a tile's columns already is read as it is.
+    `place` are the coordinates of that side. A table that was cut to a tile's columns already is read as it is; of the heads,
+    those of the coordinates.
     """
     if at.dim() == 0:  # in a compiled kernel
         return table[place.row, place.head, place.column, at]
     columns = place.column.flatten()
     if len(columns) != table.shape[2]:
         table = table.index_select(2, columns)
+    if place.head.numel() != table.shape[1]:  # some of the heads
+        table = table.index_select(1, place.head.flatten())
     at = at.transpose(-1, -2) if keys else at
     found = table.gather(3, at.expand(*table.shape[:3], at.shape[3]))
     return found.transpose(-1, -2) if keys else found
