@@ -57,8 +57,8 @@ class TermSpec(Spec, slot="bias"):
 def picked(table: Tensor, place: Coordinates, at: Tensor, *, keys: bool = False) -> Tensor:
     """table [B, H, T, R] read at [B|1, 1|H, Q, K]: for every pair the value at `at` of its query, or of its key.
 
-    `place` are the coordinates of that side. A table that was cut to a tile's columns already is read as it is; of the heads,
-    those of the coordinates.
+    `place` are the coordinates of that side, and of the heads looked at. A table that was cut to a tile's columns already is
+    read as it is.
     """
     if at.dim() == 0:  # in a compiled kernel
         return table[place.row, place.head, place.column, at]
