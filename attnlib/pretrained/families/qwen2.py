@@ -15,6 +15,7 @@ from attnlib.pretrained.family import HFConfig, Sample
 class Windowed(Llama):
     """Layers from `max_window_layers` on slide, if `use_sliding_window` says so; or as `layer_types` says."""
 
+    name = ""  # no family of its own
     defaults = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 
     def window(self, config: HFConfig) -> int | None:
