@@ -36,6 +36,7 @@ def _filled(spec: Spec, d_model: int) -> dict[str, Any]:
             "d_head": spec.d_head or d_model // spec.num_heads,
             "bias": tuple(sorted(bias)),
             "norm": spec.norm if spec.qk_norm != "none" else None,
+            "scores": spec.scores.replace(scale=spec.scores.scale or (spec.d_head or d_model // spec.num_heads) ** -0.5),
         }
     if isinstance(spec, StackSpec):
         layers = spec.layers
@@ -51,4 +52,6 @@ def difference(a: Any, b: Any, path: str) -> str | None:
             if (found := difference(a[key], b.get(key), f"{path}.{key}")) is not None:
                 return found
         return None
+    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+        return next((found for i in range(len(a)) if (found := difference(a[i], b[i], f"{path}.{i}")) is not None), None)
     return None if a == b else path

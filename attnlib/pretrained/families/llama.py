@@ -5,7 +5,7 @@ Its methods read one part of a config each, so that a family of the group says o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from attnlib.attention.masks import Mask
@@ -48,6 +48,7 @@ class Llama(DecoderFamily):
         "input_layernorm": "attention.before", "post_attention_layernorm": "mlp.before",
     }  # fmt: skip
     qk_norms: ClassVar[bool] = False
+    partial: ClassVar[bool] = False  # whether a part of a head may be turned
     tops: ClassVar[Mapping[str, str]] = {"none": "", "span": "transformer."}  # of names, by head; model. of all others
 
     # -- from a config ----------------------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ class Llama(DecoderFamily):
 
     def keys(self, spec: ModelSpec, attentions: tuple[SoftmaxAttentionSpec, ...]) -> dict[str, Any]:
         _, mlp, norm = self.parts(spec, GatedSpec, RMSNormSpec)
-        attention, rotary = attentions[0], next((a.rotary for a in attentions if a.rotary is not None), Rotary())
+        attention = attentions[0]
         said = {
             "hidden_size": spec.d_model,
             "num_hidden_layers": len(attentions),
@@ -126,9 +127,14 @@ class Llama(DecoderFamily):
             "attention_bias": bool(attention.bias),
             "attention_dropout": attention.dropout,
             "mlp_bias": mlp.bias,
-            **rope_config(rotary, f"{WHERE}.attention.rotary"),
+            **self.rope(attentions),
         }
         return {key: value for key, value in said.items() if key not in self.unsaid}
+
+    def rope(self, attentions: Sequence[SoftmaxAttentionSpec]) -> dict[str, Any]:
+        """The keys of the rotary: that of the first layer which has one."""
+        rotary = next((attention.rotary for attention in attentions if attention.rotary is not None), Rotary())
+        return rope_config(rotary, f"{WHERE}.attention.rotary", partial=self.partial)
 
     # -- names ------------------------------------------------------------------------------------------------------
 
