@@ -97,9 +97,9 @@ class Block(nn.Module):
 class BlockSpec(Spec):
     """One layer. placement: where norms stand; share_norm: parallel with one norm; dropout: of what is added to x.
 
-    attention_norm: false leaves attention without a norm (ModernBERT's first layer, where the embedding has one). conv: a
-    convolution over the block's input, added to its output (DeBERTa-v2's first layer); for encoders, since it reads tokens
-    to come and keeps no cache.
+    mlp_dropout: of what the mlp adds, null = as dropout. attention_norm: false leaves attention without a norm
+    (ModernBERT's first layer, where the embedding has one). conv: a convolution over the block's input, added to its output
+    (DeBERTa-v2's first layer); for encoders, since it reads tokens to come and keeps no cache.
     """
 
     placement: Placement = "pre"
@@ -111,6 +111,7 @@ class BlockSpec(Spec):
     share_norm: bool = False
     conv: ConvSpec | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    mlp_dropout: float | None = Field(default=None, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _wired(self) -> Self:
@@ -139,8 +140,9 @@ class BlockSpec(Spec):
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> Block:
         shared = self.share_norm and self.norm is not None
+        mlp_dropout = self.dropout if self.mlp_dropout is None else self.mlp_dropout
 
-        def around(body: nn.Module, normed: bool = True) -> Sublayer:
+        def around(body: nn.Module, normed: bool = True, dropout: float = self.dropout) -> Sublayer:
             def norm(*places: str) -> nn.Module | None:
                 here = self.placement in places and self.norm is not None and not shared and normed
                 return self.norm.build(d_model) if here and self.norm is not None else None
@@ -150,7 +152,7 @@ class BlockSpec(Spec):
                 before=norm("pre", "sandwich", "parallel"),
                 after=norm("branch", "sandwich"),
                 outer=norm("post"),
-                dropout=self.dropout,
+                dropout=dropout,
                 residual=self.placement != "parallel",
             )
 
@@ -159,7 +161,7 @@ class BlockSpec(Spec):
             cross=None
             if self.cross is None
             else around(self.cross.build(d_model=d_model, layer=layer, d_memory=d_memory or d_model)),
-            mlp=None if self.mlp is None else around(self.mlp.build(d_model)),
+            mlp=None if self.mlp is None else around(self.mlp.build(d_model), dropout=mlp_dropout),
             conv=None if self.conv is None else self.conv.build(d_model),
             parallel=self.placement == "parallel",
             norm=self.norm.build(d_model) if shared and self.norm is not None else None,

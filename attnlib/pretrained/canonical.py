@@ -10,7 +10,8 @@ from attnlib.attention.softmax import SoftmaxAttentionSpec
 from attnlib.models.stack import StackSpec
 from attnlib.spec import Spec
 
-TRAINING = ("init", "dropout", "hidden_dropout", "out_dropout")  # what a trained model no longer needs: a config may omit it
+# what a trained model no longer needs: a foreign config need not say it
+TRAINING = ("init", "dropout", "hidden_dropout", "mlp_dropout", "out_dropout")
 
 
 def canonical(value: Any, d_model: int) -> Any:

@@ -178,17 +178,24 @@ class Bert(Family):
     def table(self, spec: ModelSpec) -> Table:
         bare = spec.head.kind in ("none", "pooler")
         top = "" if bare else self.prefix
-        tables = ("word_embeddings", "token"), ("position_embeddings", "position"), ("token_type_embeddings", "token_type")
+        tables = {"word_embeddings": "token", "position_embeddings": "position"}
+        if spec.embedding.types:
+            tables["token_type_embeddings"] = "token_type"
         return Table(
             [
-                *(Rename(f"{top}embeddings.{theirs}.weight", f"embedding.{ours}.weight") for theirs, ours in tables),
+                *renames(f"{top}embeddings.", "embedding.", tables, parts=("weight",)),
                 *renames(f"{top}embeddings.", "embedding.", {"LayerNorm": "norm"}),
                 *renames(top + self.layer, "stack.blocks.{i}.", self.names),
+                *self.more_rules(spec, top),
                 *self.head_rules(spec.head, top),
                 Ignore(f"{top}embeddings.position_ids", "counts from 0"),
             ],
             self.spellings(bare),
         )
+
+    def more_rules(self, spec: ModelSpec, top: str) -> Rules:
+        """The names of tensors that not all of the kin have."""
+        return []
 
     def head_rules(self, head: HeadSpec, top: str) -> Rules:
         """The names of the tensors of a head, and of what files carry beside it."""
@@ -208,12 +215,18 @@ class Bert(Family):
                 return [*renames("", "head.", {"classifier": "project"}), no_pooler]
             case "span":
                 return [*renames("", "head.", {"qa_outputs": "project"}), no_pooler]
-        return list(renames("", "head.", pooler))
+        return list(renames("", "head.", pooler)) if head.kind == "pooler" else []
 
     def spellings(self, bare: bool) -> Sequence[Alias]:
         """Older names of norms, and the prefix that a class without a head leaves out, present or absent."""
         old = [Alias("{*}LayerNorm.gamma", "{*}LayerNorm.weight"), Alias("{*}LayerNorm.beta", "{*}LayerNorm.bias")]
         return [*old, *prefixed(self.prefix, self.roots, bare)]
+
+    def untied(self, spec: ModelSpec, theirs: str) -> ModelSpec:
+        head = spec.head
+        if self.unties and isinstance(head, MaskedLMHeadSpec):
+            return spec.replace(head=head.replace(tied=False))
+        return super().untied(spec, theirs)
 
     # -- samples ----------------------------------------------------------------------------------------------------
 
@@ -235,6 +248,13 @@ class Bert(Family):
             "pre-training": Sample("BertForPreTraining", self.tiny),
             "next sentence": Sample("BertForNextSentencePrediction", self.tiny),
         }
+
+
+def vocabulary(head: HeadSpec, theirs: str) -> Rename | Tied:
+    """The rule of a vocabulary's weight: a tensor of its own, or the embedding's."""
+    if isinstance(head, MaskedLMHeadSpec) and head.tied:
+        return Tied(theirs, "embedding.token.weight")
+    return Rename(theirs, "head.vocabulary.weight")
 
 
 def predictions(ours: str) -> Rules:

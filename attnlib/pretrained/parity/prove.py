@@ -166,7 +166,7 @@ class Sides:
                 fault = f"{name} comes back changed"
         inputs = self.batch(TOKENS)
         with torch.no_grad():
-            figure = deviation(theirs.outputs(theirs.call(again, inputs, counted=True)), self.their(inputs))
+            figure = deviation(self.their(inputs, again), self.their(inputs))
         return {"back": figure, "written": len(new.facts), "fault": fault}
 
     def half(self, sample: Sample, folder: Path) -> dict[str, Any]:
@@ -215,8 +215,8 @@ class Sides:
         found = {"logits": out.logits, "last": out.last, "pooled": out.pooled, "text_logits": out.text_logits}
         return {name: x for name, x in found.items() if x is not None}
 
-    def their(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = theirs.outputs(theirs.call(self.hf, inputs, counted=self.counted))
+    def their(self, inputs: dict[str, Tensor], model: Any = None) -> dict[str, Tensor]:
+        found = theirs.outputs(theirs.call(model or self.hf, inputs, counted=self.counted))
         if self.ours.spec.head.kind == "rtd":  # one logit a token: they drop its dimension
             found["logits"] = found["logits"][..., None]
         return found

@@ -57,3 +57,21 @@ def goes_both_ways(family: str) -> bool:
         spec = known.spec_from(HFConfig(tree))
         assert known.spec_from(HFConfig(known.config_from(spec))) == spec
     return True
+
+
+def renamed(folder: Path, change) -> Path:
+    """The same folder, every tensor under the name that a function gives it; None leaves it out."""
+
+    def swap(tensors):
+        old = dict(tensors)
+        tensors.clear()
+        tensors.update({new: tensor for name, tensor in old.items() if (new := change(name)) is not None})
+
+    return rewritten(folder, swap)
+
+
+def first_logits(folder: Path) -> torch.Tensor:
+    """What a loaded encoder gives for a few ids."""
+    with torch.no_grad():
+        out = load(folder)(torch.arange(5, 12)[None])
+    return out.last if out.logits is None else out.logits

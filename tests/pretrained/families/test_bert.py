@@ -5,83 +5,56 @@ from pathlib import Path
 
 import pytest
 import torch
+from foreign_folders import first_logits, folder_of, goes_both_ways, refused, renamed, rewritten
 
 from attnlib.errors import CheckpointError
 from attnlib.models.heads import EmbedHeadSpec
-from attnlib.pretrained import check, export, load, new
+from attnlib.pretrained import check, load, new
 from attnlib.pretrained.families.bert import Bert
 from attnlib.pretrained.family import HFConfig, find
-from attnlib.pretrained.files import write_json
-from attnlib.pretrained.source import InMemory
-from attnlib.pretrained.tensors import SINGLE, open_tensors, write_tensors
+from attnlib.pretrained.tensors import open_tensors
 
 torch.set_num_threads(1)
 TINY = {**Bert.tiny, "model_type": "bert"}
 SHARED = os.environ.get("ATTNLIB_SHARED")
 
 
-def written(folder, architecture="BertForMaskedLM", **keys):
-    """A folder with random weights of the family's own architecture."""
-    config = {**TINY, "architectures": [architecture], **keys}
-    torch.manual_seed(0)
-    export(Bert().spec_from(HFConfig(config)).build(), folder, "bert")
-    return folder
-
-
-def rewritten(folder, change):
-    """The folder with its tensors changed as a dict."""
-    source = open_tensors(folder)
-    tensors = change({name: source.read(name).clone() for name in source.facts})
-    write_tensors(folder / SINGLE, InMemory(tensors).facts, tensors.items())
-    (folder / "manifest.json").unlink(missing_ok=True)
-    return folder
-
-
-def logits(folder):
-    with torch.no_grad():
-        return load(folder)(torch.arange(7)[None]).logits
+def written(place, architecture="BertForMaskedLM", **keys):
+    return folder_of(Bert(), place, **{**TINY, "architectures": [architecture], **keys})
 
 
 def test_gamma_and_beta_are_older_names(tmp_path):
     folder = written(tmp_path / "x")
-    before = logits(folder)
-
-    def old(tensors):
-        names = {name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-                 for name in tensors}  # fmt: skip
-        assert names["cls.predictions.transform.LayerNorm.bias"] == "cls.predictions.transform.LayerNorm.beta"
-        return {names[name]: tensor for name, tensor in tensors.items()}
-
-    assert torch.equal(logits(rewritten(folder, old)), before)
+    before = first_logits(folder)
+    renamed(folder, lambda n: n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"))
+    assert "cls.predictions.transform.LayerNorm.beta" in open_tensors(folder).facts
+    assert torch.equal(first_logits(folder), before)
 
 
 def test_the_prefix_may_be_missing_or_present(tmp_path):
-    folder = written(tmp_path / "x")
-    before = logits(folder)
-    bare = rewritten(folder, lambda t: {name.removeprefix("bert."): tensor for name, tensor in t.items()})
-    assert torch.equal(logits(bare), before)
-    headless = written(tmp_path / "y", "BertModel")
+    folder, headless = written(tmp_path / "x"), written(tmp_path / "y", "BertModel")
+    before = first_logits(folder)
+    assert torch.equal(first_logits(renamed(folder, lambda name: name.removeprefix("bert."))), before)
+    before = first_logits(headless)
     assert "pooler.dense.weight" in open_tensors(headless).facts
-    before = logits(headless)
-    assert torch.equal(logits(rewritten(headless, lambda t: {f"bert.{name}": x for name, x in t.items()})), before)
+    assert torch.equal(first_logits(renamed(headless, lambda name: f"bert.{name}")), before)
 
 
 def test_what_files_carry_beside_the_head_is_ignored_by_name(tmp_path):
-    folder = written(tmp_path / "x", "BertForPreTraining")
-    masked = {**TINY, "architectures": ["BertForMaskedLM"]}
-    (folder / "config.json").write_bytes(write_json(masked))
-    (folder / "manifest.json").unlink()
+    folder = rewritten(written(tmp_path / "x", "BertForPreTraining"), architectures=["BertForMaskedLM"])
     ignored = check(folder).ignored
     assert set(ignored) == {"bert.pooler.dense.weight", "bert.pooler.dense.bias",
                             "cls.seq_relationship.weight", "cls.seq_relationship.bias"}  # fmt: skip
     assert ignored["bert.pooler.dense.bias"] == "of a pooler, which this head does not read"
-    with_copies = rewritten(folder, lambda t: {
-        **t, "cls.predictions.decoder.weight": t["bert.embeddings.word_embeddings.weight"].clone(),
+    rewritten(folder, lambda t: t.update({
+        "cls.predictions.decoder.weight": t["bert.embeddings.word_embeddings.weight"].clone(),
         "cls.predictions.decoder.bias": t["cls.predictions.bias"].clone(),
         "bert.embeddings.position_ids": torch.arange(32)[None],
-    })  # fmt: skip
-    report = check(with_copies)
+    }))  # fmt: skip
+    report = check(folder)
     assert len(report.ties) == 2 and report.ignored["bert.embeddings.position_ids"] == "counts from 0"
+    text = refused(folder, lambda t: t["cls.predictions.decoder.weight"].mul_(-1.0))
+    assert "cls.predictions.decoder.weight: differs from the tensor it is tied to" in text
 
 
 def test_both_logits_of_the_pre_training_head_come_of_one_forward(tmp_path):
@@ -95,11 +68,7 @@ def test_both_logits_of_the_pre_training_head_come_of_one_forward(tmp_path):
 def test_a_file_without_its_head_is_refused_and_a_new_head_is_asked_for(tmp_path):
     folder = written(tmp_path / "x", "BertModel")
     assert load(folder, head=new({"kind": "classify", "num_labels": 3})).spec.head.num_labels == 3
-    config = {**TINY, "architectures": ["BertForSequenceClassification"]}
-    (folder / "config.json").write_bytes(write_json(config))
-    (folder / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no tensor for: head.project.bias"):
-        load(folder)
+    assert "no tensor for: head.project.bias" in refused(folder, architectures=["BertForSequenceClassification"])
 
 
 @pytest.mark.parametrize(("key", "value", "text"), [
@@ -116,6 +85,10 @@ def test_a_config_that_we_would_build_otherwise_is_refused_by_key(key, value, te
     with pytest.raises(CheckpointError) as caught:
         Bert().spec_from(HFConfig({**TINY, "architectures": [head], key: value}))
     assert text in str(caught.value)
+
+
+def test_every_config_comes_back():
+    assert goes_both_ways("bert")
 
 
 def test_heads_that_are_not_built_are_refused_by_name():
