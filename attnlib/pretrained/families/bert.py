@@ -41,7 +41,7 @@ class Bert(Family):
 
     name = "bert"
     model_types = ("bert",)
-    architectures = {
+    architectures: ClassVar[Mapping[str, str]] = {
         "BertForMaskedLM": "masked_lm",
         "BertModel": "pooler",
         "BertForSequenceClassification": "classify",

@@ -20,7 +20,7 @@ class Roberta(Bert):
 
     name = "roberta"
     model_types = ("roberta",)
-    architectures: ClassVar[Mapping[str, str]] = {
+    architectures = {
         "RobertaForMaskedLM": "masked_lm",
         "RobertaModel": "pooler",
         "RobertaForSequenceClassification": "classify",
