@@ -7,7 +7,6 @@ from typing import Any, Literal, Protocol, Self, cast
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attnlib.attention import disentangled  # noqa: F401  (a kind of term)
 from attnlib.attention.backends.choose import choose
@@ -90,7 +89,7 @@ class SoftmaxAttention(nn.Module):
         self.v = Linear(source, num_kv_heads * d_head, bias="v" in bias)
         self.out = Linear(num_heads * d_head, d_model, bias="out" in bias)
         self.q_norm, self.k_norm = qk_norm or (nn.Identity(), nn.Identity())
-        self.dropout = self.out_dropout = 0.0
+        self.dropout = 0.0
         self.backend = "auto"
         self.path = "attention"
 
@@ -121,8 +120,7 @@ class SoftmaxAttention(nn.Module):
             shared,
         )
         y = self._attend(q, entry["k"], entry["v"], call, scope)
-        y = self.out(y.transpose(1, 2).flatten(2))
-        return F.dropout(y, self.out_dropout) if self.out_dropout and self.training else y
+        return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, scope: Scope) -> Tensor:
         asked = self.backend if self.backend != "auto" else scope.backend
@@ -185,8 +183,7 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
 
     num_kv_heads: null = num_heads, 1 = multi-query. d_head: null = d_model / num_heads. bias: projections that have one.
 
-    qk_norm: none, head (each head alone) or full (all heads as one row), with `norm` as its kind. dropout: of the weights;
-    out_dropout: of the result.
+    qk_norm: none, head (each head alone) or full (all heads as one row), with `norm` as its kind. dropout: of the weights.
     """
 
     num_heads: int = Field(ge=1)
@@ -200,7 +197,6 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
     qk_norm: Literal["none", "head", "full"] = "none"
     norm: Norm = RMSNormSpec()
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    out_dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _groups(self) -> Self:
@@ -232,7 +228,7 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
             bias=("q", "k", "v", "out") if self.bias is True else self.bias or (),
             d_memory=d_memory,
         )
-        attention.dropout, attention.out_dropout = self.dropout, self.out_dropout
+        attention.dropout = self.dropout
         if self.term is not None:
             attention.rule.add(self.term.of(attention))
         return attention

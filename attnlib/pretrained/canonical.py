@@ -11,7 +11,7 @@ from attnlib.models.stack import StackSpec
 from attnlib.spec import Spec
 
 # what a trained model no longer needs: a foreign config need not say it
-TRAINING = ("init", "dropout", "hidden_dropout", "mlp_dropout", "out_dropout")
+TRAINING = ("init", "dropout", "hidden_dropout", "mlp_dropout")
 
 
 def canonical(value: Any, d_model: int) -> Any:

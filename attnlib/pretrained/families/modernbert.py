@@ -77,7 +77,6 @@ class ModernBert(Family):
             rotary=rotary_from(config.over({old: base}), kind, theta=old).replace(exact="products"),
             bias=config.get("attention_bias", bool, False),
             dropout=dropout,
-            out_dropout=dropout,
         )
         mlp = GatedSpec(
             d_ff=config.get("intermediate_size", int),
@@ -85,7 +84,7 @@ class ModernBert(Family):
             bias=config.get("mlp_bias", bool, False),
             dropout=config.get("mlp_dropout", float, 0.0),
         )
-        return BlockSpec(norm=norm, attention=attention, mlp=mlp)
+        return BlockSpec(norm=norm, attention=attention, mlp=mlp, dropout=dropout, mlp_dropout=0.0)
 
     def _head(self, config: HFConfig, norm: LayerNormSpec) -> HeadSpec:
         config.only("classifier_pooling", tuple(POOLINGS))
