@@ -23,6 +23,7 @@ from attnlib.layout import Layout
 from attnlib.models.heads import HeadSpec
 from attnlib.models.spec import ModelSpec
 from attnlib.nn.embeddings import PositionSpec
+from attnlib.nn.features import FeaturesSpec
 from attnlib.nn.feed_forward import FeedForward
 from attnlib.nn.init import Init
 from attnlib.nn.norms import Norm
@@ -43,6 +44,7 @@ SLOTS: dict[str, type[Spec]] = {
     "mlp": FeedForward,
     "norm": Norm,
     "embedding.position": PositionSpec,
+    "features": FeaturesSpec,
     "head": HeadSpec,
     "init": Init,
 }

@@ -245,8 +245,7 @@ def _by_embeddings(s: Subject, texts: list[Text], layout: Layout, sources: Layou
             out, leaves = model(None, layout, embeds=embeds), [embeds]
         else:
             assert sources is not None
-            ids = s._ids([t.source or [] for t in texts], sources, source=True)
-            source = model.embedding.token.weight.detach()[ids].requires_grad_()
+            source = s.source_embeds(texts, sources).requires_grad_()
             out = model(None, None, sources.to(s.device), layout, embeds=source, decoder_embeds=embeds)
             leaves = [embeds, source]
     return (out.logits if s.over_tokens else out.last), leaves

@@ -69,7 +69,7 @@ def describe(
     """
     with on_meta():
         model = spec.build().to(dtype).eval()
-        length = getattr(model, "max_length", None)
+        length = _most(model)
         if length is not None and tokens is not None and tokens > length:
             raise LayoutError("tokens", f"are {tokens}", f"the model's positions end at {length}")
         tokens = tokens or min(length or 128, 128)
@@ -95,15 +95,28 @@ def describe(
 def longest(spec: ModelSpec) -> int | None:
     """Most tokens that the model of a spec takes; None = no bound."""
     with on_meta():
-        length: int | None = getattr(spec.build(), "max_length", None)
-    return length
+        return _most(spec.build())
+
+
+def _most(model: nn.Module) -> int | None:
+    found = [getattr(model, name, None) for name in ("max_length", "max_source_length")]
+    return min((length for length in found if length is not None), default=None)
 
 
 def _forward(model: nn.Module, ids: Tensor) -> None:
     if isinstance(model, EncoderDecoder):
-        model(ids, ids)
+        model(blank_source(model, ids), ids)
     else:
         model(ids)
+
+
+def blank_source(model: nn.Module, ids: Tensor) -> Tensor:
+    """What an encoder reads for as many places as there are ids [B, T]: these, or features [B, C, frames]."""
+    features = getattr(model, "features", None)
+    if features is None:
+        return ids
+    frames, dtype = ids.shape[1] * features.stride, next(features.parameters()).dtype
+    return torch.zeros(ids.shape[0], features.channels, frames, dtype=dtype, device=ids.device)
 
 
 def _cache_bytes(model: nn.Module, tokens: int, cache: str) -> int | None:
@@ -112,7 +125,7 @@ def _cache_bytes(model: nn.Module, tokens: int, cache: str) -> int | None:
     with torch.no_grad():
         if isinstance(model, Encoder) or not isinstance(model, Decoder | EncoderDecoder):
             return None
-        state = model.begin(ids, cache=cache, batch=1)
+        state = model.begin(blank_source(model, ids), cache=cache, batch=1)
         for at in (slice(0, tokens - 1), slice(tokens - 1, tokens)):  # a rolling cache lets go when the next token comes
             if at.stop > at.start:
                 advance(model, ids[:, at], state)

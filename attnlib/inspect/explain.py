@@ -15,7 +15,7 @@ from attnlib.attention.masks import AllOf, AnyOf, Mask, Not, picture
 from attnlib.attention.scope import Door, standing_at_the_door
 from attnlib.attention.visibility import Visibility
 from attnlib.errors import LayoutError
-from attnlib.inspect.describe import advance
+from attnlib.inspect.describe import advance, blank_source
 from attnlib.layout import Layout
 from attnlib.models.encoder_decoder import EncoderDecoder
 from attnlib.models.spec import ModelSpec
@@ -195,7 +195,8 @@ def _situations(batch: int, tokens: int) -> Iterator[tuple[str, Layout]]:
 def _run(model: Any, layout: Layout) -> None:
     ids = torch.zeros(layout.batch, layout.tokens, dtype=torch.long, device="meta")
     if isinstance(model, EncoderDecoder):
-        model(ids, ids, layout, layout, head=False)
+        embeds = None if model.features is None else torch.zeros(*ids.shape, model.spec.d_model, device="meta")
+        model(ids if embeds is None else None, ids, layout, layout, embeds=embeds, head=False)
     else:
         model(ids, layout, head=False)
 
@@ -205,7 +206,7 @@ def _decode(model: Any, watcher: _Watcher, batch: int, tokens: int) -> None:
     ids = torch.zeros(batch, tokens, dtype=torch.long, device="meta")
     watcher.begin("prompt", Layout.dense(batch, tokens))
     kept = list(watcher.choices)
-    state = model.begin(ids, batch=batch)
+    state = model.begin(blank_source(model, ids), batch=batch)
     if tokens > 1:
         advance(model, ids[:, 1:], state)
     watcher.choices = kept

@@ -110,8 +110,8 @@ class Subject:
             if sources is None:
                 out = self.model(ids, layout)
             else:
-                source_ids = self._ids([t.source or [] for t in texts], sources, source=True)
-                out = self.model(source_ids, ids, sources.to(self.device), layout)
+                out = self.model(decoder_ids=ids, layout=sources.to(self.device), decoder_layout=layout,
+                                 **self._source(texts, sources))  # fmt: skip
         x = out.logits if self.over_tokens else out.last
         whole = out.logits if isinstance(self.model.head, PooledHead) and len(texts) == layout.batch else None
         return [
@@ -138,8 +138,29 @@ class Subject:
         if not self.both:
             return self.model.begin(batch=len(texts), cache=cache, capacity=self.tokens)
         layout = Layout.from_lengths([len(t.source or ()) for t in texts])
-        ids = self._ids([t.source or [] for t in texts], layout, source=True)
-        return self.model.begin(ids, layout.to(self.device), cache=cache, capacity=self.tokens)
+        read = self._source(texts, layout)
+        source = {"source_ids": read["ids"]} if "ids" in read else read
+        return self.model.begin(layout=layout.to(self.device), cache=cache, capacity=self.tokens, **source)
+
+    def _source(self, texts: Sequence[Text], layout: Layout) -> dict[str, Tensor]:
+        """The sources in their places as the encoder takes them: ids or, of features, what each was read as alone."""
+        if self.model.features is None:
+            return {"ids": self._ids([t.source or [] for t in texts], layout, source=True)}
+        return {"embeds": self.source_embeds(texts, layout)}
+
+    def source_embeds(self, texts: Sequence[Text], layout: Layout) -> Tensor:
+        """[B, S, E] of the sources in their places, before positions; of features, a frame drawn for each id."""
+        ids, features = self._ids([t.source or [] for t in texts], layout, source=True), self.model.features
+        if features is None:
+            return self.model.embedding.token.weight.detach()[ids]  # type: ignore[no-any-return]
+        made = torch.Generator().manual_seed(8)
+        frames = torch.randn(vocab_of(self.model, source=True), features.channels, generator=made)
+        frames = frames.to(self.device, self.dtype)
+        x = torch.randn(layout.batch, layout.tokens, self.model.spec.d_model, generator=made).to(frames)
+        for row, first, n in layout.runs or ():
+            sound = frames[ids[row, first : first + n]].repeat_interleave(features.stride, 0)
+            x[row, first : first + n] = features.read(sound.T[None])[0].detach()
+        return x
 
     def _ids(self, rows: Sequence[Sequence[int]], layout: Layout, *, source: bool = False) -> Tensor:
         """[B, T] with the rows in the runs of a layout and random ids where there is no token."""

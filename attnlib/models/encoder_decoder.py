@@ -15,12 +15,16 @@ from attnlib.models.spec import ModelSpec
 from attnlib.models.stack import Stack, StackSpec
 from attnlib.models.state import DecodingState
 from attnlib.nn.embeddings import Embedding, EmbeddingSpec
+from attnlib.nn.features import Features, FeaturesSpec
 from attnlib.nn.init import initialise
 from attnlib.spec import FieldError
 
 
 class EncoderDecoder(nn.Module):
-    """encoder over source ids [B, S]; decoder over ids [B, T] whose cross-attention reads the encoder's output."""
+    """encoder over source ids [B, S]; decoder over ids [B, T] whose cross-attention reads the encoder's output.
+
+    With a front end for `features` the source is no ids, but features [B, C, frames], and its layout that of S places.
+    """
 
     def __init__(
         self,
@@ -30,17 +34,24 @@ class EncoderDecoder(nn.Module):
         decoder: Stack,
         head: Head | None,
         decoder_embedding: Embedding | None = None,
+        features: Features | None = None,
         spec: EncoderDecoderSpec | None = None,
     ) -> None:
         super().__init__()
         self.embedding, self.encoder, self.decoder, self.head, self.spec = embedding, encoder, decoder, head, spec
         self.decoder_embedding = decoder_embedding  # None: both read the same table
-        self.rereads = head is not None and not isinstance(head, LMHead)  # the head tells of the source
+        self.features = features  # None: the encoder reads ids through the embedding
+        self.rereads = not isinstance(head, LMHead | None) and features is None  # the head tells of the source
 
     @property
     def max_length(self) -> int | None:
         """Longest text in tokens that the decoder writes; None = no bound."""
         return (self.decoder_embedding or self.embedding).max_length
+
+    @property
+    def max_source_length(self) -> int | None:
+        """Most places of a source; None = no bound."""
+        return (self.features or self.embedding).max_length
 
     def encode(
         self,
@@ -52,8 +63,11 @@ class EncoderDecoder(nn.Module):
         hidden: bool = False,
     ) -> tuple[Output, Layout]:
         """The encoder's output over the source [B, S], and where its tokens stand."""
+        if self.features is not None and ids is not None and embeds is None:
+            ids, embeds = None, self.features.read(ids)
         layout = read_layout(ids, layout, attention_mask, embeds, name="source ids")
-        x, stream = self.encoder(self.embedding(ids, layout, embeds=embeds), layout, hidden=hidden)
+        x = (self.features or self.embedding)(ids, layout, embeds=embeds)
+        x, stream = self.encoder(x, layout, hidden=hidden)
         return Output(x, hidden=stream), layout
 
     def forward(
@@ -90,17 +104,18 @@ class EncoderDecoder(nn.Module):
 
     def begin(
         self,
-        source_ids: Tensor,
+        source_ids: Tensor | None = None,
         layout: Layout | None = None,
         *,
         attention_mask: Tensor | None = None,
+        embeds: Tensor | None = None,
         cache: str = "growing",
         capacity: int | None = None,
         batch: int | None = None,
     ) -> DecodingState:
         """Encode the source [B, S] once; keys and values of every cross-attention are made here and kept."""
-        source, layout = self.encode(source_ids, layout, attention_mask=attention_mask)
-        state = self.decoder.new_state(source_ids.shape[0], cache=cache, capacity=capacity, device=source.last.device)
+        source, layout = self.encode(source_ids, layout, attention_mask=attention_mask, embeds=embeds)
+        state = self.decoder.new_state(layout.batch, cache=cache, capacity=capacity, device=source.last.device)
         state.memory = self.decoder.remember(source.last, layout)
         return state
 
@@ -120,11 +135,14 @@ class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
     """A T5-style pair.
 
     decoder_vocab_size or decoder_embedding: null = both read one table. share_tokens: a decoder_embedding of its own
-    positions, norm and scale reads the encoder's token table. decoder_start: first id."""
+    positions, norm and scale reads the encoder's token table. decoder_start: first id.
+
+    features: the encoder reads [B, channels, frames] through this, and `embedding` is the decoder's."""
 
     encoder: StackSpec
     decoder: StackSpec
     head: HeadSpec = LMHeadSpec()
+    features: FeaturesSpec | None = None
     decoder_embedding: EmbeddingSpec | None = None
     share_tokens: bool = False
     decoder_vocab_size: int | None = Field(default=None, ge=1)
@@ -138,6 +156,8 @@ class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
             raise FieldError("encoder", "has cross-attention", "there is nothing for it to read")
         if self.decoder_vocab_size is not None and self.decoder_embedding is None:
             raise FieldError("decoder_vocab_size", "given without decoder_embedding", "two vocabularies need two tables")
+        if self.features is not None and self.decoder_embedding is not None:
+            raise FieldError("decoder_embedding", "given beside features", "`embedding` is the decoder's then")
         if self.share_tokens:
             self._check_shared()
         self.encoder.check(d_model=self.d_model, path="encoder")
@@ -167,6 +187,7 @@ class EncoderDecoderSpec(ModelSpec, kind="encoder_decoder"):
             decoder=self.decoder.build(d_model=self.d_model, d_memory=self.encoder.d_out or self.d_model, path="decoder"),
             head=self.head.build(d_model=self.decoder.d_out or self.d_model, vocab_size=vocab, d_embedding=width),
             decoder_embedding=own,
+            features=None if self.features is None else self.features.build(self.d_model),
             spec=self,
         )
         initialise(model, self.init, self.encoder.num_layers + self.decoder.num_layers)

@@ -52,7 +52,7 @@ class FanIn(Init, kind="fan_in"):
     embedding: float = Field(default=1.0, gt=0)
 
     def std(self, name: str, weight: Tensor, num_layers: int) -> float:
-        return self.embedding if _is_table(name) else float(weight.shape[1] ** -0.5)
+        return self.embedding if _is_table(name) else float(weight[0].numel() ** -0.5)
 
 
 class Xavier(Init, kind="xavier"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from attnlib.attention.masks import Causal, Everything
@@ -16,38 +17,47 @@ from attnlib.pretrained.family import HFConfig
 from attnlib.pretrained.rules import Rename, renames
 
 Side = Literal["encoder", "decoder"]
-Biases = bool | tuple[Literal["q", "k", "v", "out"], ...]
 NORM = LayerNormSpec(eps=1e-5)
 ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "out"}
-DEFAULTS = {"layers": 12, "ffn_dim": 4096, "attention_heads": 16}
 
 
-def stack_from(
-    config: HFConfig, side: Side, *, placement: Placement, final_norm: bool, bias: Biases = True, activation: str = "gelu"
-) -> StackSpec:
-    """One stack of a config; `activation` is meant where it names none."""
+@dataclass(frozen=True)
+class Wiring:
+    """What a family's configs do not say of a stack, and what is meant where they say nothing."""
+
+    placement: Placement
+    final_norm: bool
+    bias: bool | tuple[Literal["q", "k", "v", "out"], ...] = True
+    layers: int = 12
+    ffn_dim: int = 4096
+    attention_heads: int = 16
+    dropout: float = 0.1
+
+
+def stack_from(config: HFConfig, side: Side, wiring: Wiring) -> StackSpec:
+    """One stack of a config."""
     config.only(f"{side}_layerdrop", (0,))
-    drop, decoder = config.get("dropout", float, 0.1), side == "decoder"
+    drop, decoder = config.get("dropout", float, wiring.dropout), side == "decoder"
     cross = SoftmaxAttentionSpec(
-        num_heads=config.get(f"{side}_attention_heads", int, DEFAULTS["attention_heads"]),
-        bias=bias,
+        num_heads=config.get(f"{side}_attention_heads", int, wiring.attention_heads),
+        bias=wiring.bias,
         dropout=config.get("attention_dropout", float, 0.0),
     )
     mlp = DenseSpec(
-        d_ff=config.get(f"{side}_ffn_dim", int, DEFAULTS["ffn_dim"]),
-        activation=activation_from(config, "activation_function", activation),
+        d_ff=config.get(f"{side}_ffn_dim", int, wiring.ffn_dim),
+        activation=activation_from(config, "activation_function", "gelu"),
         dropout=config.get("activation_dropout", float, 0.0),
     )
     block = BlockSpec(
-        placement=placement,
+        placement=wiring.placement,
         norm=NORM,
         attention=cross.replace(mask=Causal() if decoder else Everything()),
         cross=cross if decoder else None,
         mlp=mlp,
         dropout=drop,
     )
-    layers = config.get(f"{side}_layers", int, DEFAULTS["layers"])
-    return StackSpec(num_layers=layers, block=block, final_norm=NORM if final_norm else None)
+    layers = config.get(f"{side}_layers", int, wiring.layers)
+    return StackSpec(num_layers=layers, block=block, final_norm=NORM if wiring.final_norm else None)
 
 
 def stack_config(stack: StackSpec, side: Side) -> dict[str, Any]:

@@ -79,6 +79,10 @@ SPECS: dict[str, ModelSpec] = {
     "two vocabularies": pair(
         decoder_vocab_size=43, decoder_embedding={"d_embedding": 12}, head={"kind": "lm", "tied": False}
     ),
+    "pair, features": pair(
+        features={"kind": "conv", "channels": 5, "position": {"kind": "sinusoidal", "max_length": 40, "closed": True}},
+        embedding={"position": {"kind": "learned", "max_length": 40}},
+    ),
     "pair, tokens shared": pair(
         embedding={"position": {"kind": "sinusoidal", "max_length": 40, "stored": True}, "norm": "layer", "scale": "sqrt"},
         decoder_embedding={"position": {"kind": "learned", "max_length": 40, "offset": 2}, "norm": "layer"},

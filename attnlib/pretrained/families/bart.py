@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from attnlib.errors import CheckpointError
-from attnlib.models.block import Placement
 from attnlib.models.encoder_decoder import EncoderDecoderSpec
 from attnlib.models.heads import ClassifyHeadSpec, HeadSpec, LMHeadSpec, NoHeadSpec, SpanHeadSpec
 from attnlib.models.spec import ModelSpec
@@ -15,7 +14,7 @@ from attnlib.nn.init import Normal
 from attnlib.pretrained.family import Family, HFConfig, Sample
 from attnlib.pretrained.labels import labels_config, labels_from, problem_from
 from attnlib.pretrained.rules import Alias, Ignore, Rename, Row, Rule, Tied, renames
-from attnlib.pretrained.seq2seq import NORM, stack_config, stack_from, stack_rules
+from attnlib.pretrained.seq2seq import NORM, Wiring, stack_config, stack_from, stack_rules
 from attnlib.pretrained.table import Table
 
 SIDES = {"encoder": "embedding.", "decoder": "decoder_embedding."}
@@ -33,9 +32,9 @@ class Bart(Family):
         "BartForQuestionAnswering": "span",
     }  # fmt: skip
     positions = "none"
-    placement: ClassVar[Placement] = "post"
+    uncovered = "the decoder alone, layerdrop"
+    wiring: ClassVar[Wiring] = Wiring(placement="post", final_norm=False)
     embedding_norm: ClassVar[bool] = True
-    final_norm: ClassVar[bool] = False
     start: ClassVar[int] = 2  # where a config does not say how the decoder begins
 
     # -- configs ----------------------------------------------------------------------------------------------------
@@ -48,15 +47,14 @@ class Bart(Family):
             norm=NORM if self.embedding_norm else None,
             dropout=config.get("dropout", float, 0.1),
         )
-        wired: dict[str, Any] = {"placement": self.placement, "final_norm": self.final_norm}
         return EncoderDecoderSpec(
             d_model=config.get("d_model", int, 1024),
             vocab_size=config.get("vocab_size", int),
             embedding=embedding,
             decoder_embedding=embedding,
             share_tokens=True,
-            encoder=stack_from(config, "encoder", **wired),
-            decoder=stack_from(config, "decoder", **wired),
+            encoder=stack_from(config, "encoder", self.wiring),
+            decoder=stack_from(config, "decoder", self.wiring),
             decoder_start=config.get("decoder_start_token_id", int, self.start),
             head=self.head_from(config),
             init=Normal(scale=config.get("init_std", float, 0.02)),
@@ -119,7 +117,7 @@ class Bart(Family):
         for side, ours in SIDES.items():
             rules += stack_rules(spec.encoder if side == "encoder" else spec.decoder, f"{top}{side}.", f"{side}.")
             rules += self.position_rules(spec, f"{top}{side}.embed_positions.weight", ours)
-            if self.final_norm:
+            if self.wiring.final_norm:
                 rules += renames(f"{top}{side}.", f"{side}.", {"layer_norm": "final_norm"})
             if self.embedding_norm:
                 rules += renames(f"{top}{side}.", ours, {"layernorm_embedding": "norm"})

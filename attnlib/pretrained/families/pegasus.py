@@ -7,6 +7,7 @@ from attnlib.nn.embeddings import PositionSpec, SinusoidalSpec
 from attnlib.pretrained.families.bart import Bart
 from attnlib.pretrained.family import HFConfig
 from attnlib.pretrained.rules import Ignore, Rename, Rule, Tied
+from attnlib.pretrained.seq2seq import Wiring
 
 
 class Pegasus(Bart):
@@ -15,9 +16,8 @@ class Pegasus(Bart):
     name = "pegasus"
     model_types = ("pegasus",)
     architectures = {"PegasusForConditionalGeneration": "lm", "PegasusModel": "none"}
-    placement = "pre"
+    wiring = Wiring(placement="pre", final_norm=True)
     embedding_norm = False
-    final_norm = True
     start = 0
 
     def position_from(self, config: HFConfig) -> PositionSpec:

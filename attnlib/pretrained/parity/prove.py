@@ -178,8 +178,13 @@ class Sides:
     # -- batches ----------------------------------------------------------------------------------------------------
 
     def batch(self, tokens: int, side: str | None = None) -> dict[str, Tensor]:
-        """Ids of three rows and, padded on a `side`, their mask; sources and targets where there are two stacks."""
+        """Ids of three rows and, padded on a `side`, their mask; sources and targets where there are two stacks.
+
+        A source of features is as long as there are places for it: such models know no other."""
         inputs = self._rows("", tokens, side)
+        if (front := getattr(self.ours, "features", None)) is not None:
+            frames = front.stride * (front.max_length or tokens)
+            inputs = {"input_features": torch.randn(3, front.channels, frames, generator=self.made)}
         if self.both and not self.rereads:
             inputs |= self._rows("decoder_", tokens - 2, side)
         return inputs
@@ -205,15 +210,21 @@ class Sides:
         return {f"{prefix}input_ids": ids, f"{prefix}attention_mask": mask, **types}
 
     def our(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        source = {"attention_mask": inputs["attention_mask"]}
+        source, mask = self._source(inputs)
         if "decoder_input_ids" in inputs:
-            out = self.ours(inputs["input_ids"], inputs["decoder_input_ids"], **source,
+            out = self.ours(source, inputs["decoder_input_ids"], attention_mask=mask,
                             decoder_attention_mask=inputs["decoder_attention_mask"])  # fmt: skip
         else:
             types = {"types": inputs["token_type_ids"]} if "token_type_ids" in inputs else {}
-            out = self.ours(inputs["input_ids"], **source, **types)
+            out = self.ours(source, attention_mask=mask, **types)
         found = {"logits": out.logits, "last": out.last, "pooled": out.pooled, "text_logits": out.text_logits}
         return {name: x for name, x in found.items() if x is not None}
+
+    def _source(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Features in our model's dtype, or ids and their mask."""
+        if "input_ids" in inputs:
+            return inputs["input_ids"], inputs["attention_mask"]
+        return inputs["input_features"].to(next(self.ours.parameters()).dtype), None
 
     def their(self, inputs: dict[str, Tensor], model: Any = None) -> dict[str, Tensor]:
         found = theirs.outputs(theirs.call(model or self.hf, inputs, counted=self.counted))
@@ -223,7 +234,7 @@ class Sides:
 
     def real(self, out: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Outputs at real tokens; those of whole texts as they are."""
-        mask = inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()
+        mask = inputs["decoder_attention_mask" if "decoder_attention_mask" in inputs else "attention_mask"].bool()
         return {key: x[mask] if x.shape[:2] == mask.shape else x for key, x in out.items()}
 
     # -- steps ------------------------------------------------------------------------------------------------------
@@ -239,7 +250,8 @@ class Sides:
 
     def _our_steps(self, inputs: dict[str, Tensor]) -> Tensor:
         if self.both:
-            state = self.ours.begin(inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            source, kept = self._source(inputs)
+            state = self.ours.begin(source, attention_mask=kept)
         else:
             state = self.ours.begin(batch=len(inputs["input_ids"]))
         found, real = [], []

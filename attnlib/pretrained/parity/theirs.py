@@ -124,4 +124,6 @@ def call(model: Any, inputs: Mapping[str, Tensor], *, counted: bool) -> Any:
     both = "decoder_input_ids" in given
     if not counted and not both and takes(model, "position_ids") and "attention_mask" in given:
         given["position_ids"] = positions(given["attention_mask"])
+    if "input_features" in given:
+        given["input_features"] = given["input_features"].to(model.dtype)
     return model(**{name: value for name, value in given.items() if takes(model, name)}, return_dict=True)
