@@ -195,7 +195,8 @@ def _situations(batch: int, tokens: int) -> Iterator[tuple[str, Layout]]:
 def _run(model: Any, layout: Layout) -> None:
     ids = torch.zeros(layout.batch, layout.tokens, dtype=torch.long, device="meta")
     if isinstance(model, EncoderDecoder):
-        embeds = None if model.features is None else torch.zeros(*ids.shape, model.spec.d_model, device="meta")
+        front = model.features
+        embeds = None if front is None else torch.zeros(*ids.shape, front.d_model, device="meta")
         model(ids if embeds is None else None, ids, layout, layout, embeds=embeds, head=False)
     else:
         model(ids, layout, head=False)

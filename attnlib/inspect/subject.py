@@ -156,7 +156,7 @@ class Subject:
         made = torch.Generator().manual_seed(8)
         frames = torch.randn(vocab_of(self.model, source=True), features.channels, generator=made)
         frames = frames.to(self.device, self.dtype)
-        x = torch.randn(layout.batch, layout.tokens, self.model.spec.d_model, generator=made).to(frames)
+        x = torch.randn(layout.batch, layout.tokens, features.d_model, generator=made).to(frames)
         for row, first, n in layout.runs or ():
             sound = frames[ids[row, first : first + n]].repeat_interleave(features.stride, 0)
             x[row, first : first + n] = features.read(sound.T[None])[0].detach()

@@ -64,7 +64,7 @@ class EncoderDecoder(nn.Module):
     ) -> tuple[Output, Layout]:
         """The encoder's output over the source [B, S], and where its tokens stand."""
         if self.features is not None and ids is not None and embeds is None:
-            ids, embeds = None, self.features.read(ids)
+            embeds, ids = self.features.read(ids), None
         layout = read_layout(ids, layout, attention_mask, embeds, name="source ids")
         x = (self.features or self.embedding)(ids, layout, embeds=embeds)
         x, stream = self.encoder(x, layout, hidden=hidden)

@@ -19,6 +19,7 @@ class Features(nn.Module):
     """A front end: `read` makes S places of the frames, the forward adds what depends on where they stand."""
 
     channels: int
+    d_model: int
     stride: int  # frames a place
 
     @property
@@ -57,7 +58,7 @@ class ConvFeatures(Features):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.channels, self.activation, self.dropout = channels, activation, dropout
+        self.channels, self.d_model, self.activation, self.dropout = channels, d_model, activation, dropout
         self.stride = 1
         self.convs = nn.ModuleList()
         for stride in strides:
