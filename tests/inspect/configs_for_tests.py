@@ -48,6 +48,11 @@ SINKS = attention(
 )
 DYNAMIC = {"scaling": {"kind": "dynamic", "factor": 2.0, "original_length": 6}}
 
+# its source is no text
+FEATURES = pair(
+    features={"kind": "conv", "channels": 5, "position": {"kind": "sinusoidal", "max_length": 40, "closed": True}},
+    embedding={"position": {"kind": "learned", "max_length": 40}},
+)
 SPECS: dict[str, ModelSpec] = {
     "decoder": decoder(),
     "grouped, local": decoder(LOCAL),
@@ -78,10 +83,6 @@ SPECS: dict[str, ModelSpec] = {
     "pair without head": pair(head="none"),
     "two vocabularies": pair(
         decoder_vocab_size=43, decoder_embedding={"d_embedding": 12}, head={"kind": "lm", "tied": False}
-    ),
-    "pair, features": pair(
-        features={"kind": "conv", "channels": 5, "position": {"kind": "sinusoidal", "max_length": 40, "closed": True}},
-        embedding={"position": {"kind": "learned", "max_length": 40}},
     ),
     "pair, tokens shared": pair(
         embedding={"position": {"kind": "sinusoidal", "max_length": 40, "stored": True}, "norm": "layer", "scale": "sqrt"},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from configs_for_tests import LOCAL, SINKS, SPECS, decoder, encoder, pair
+from configs_for_tests import FEATURES, LOCAL, SINKS, SPECS, decoder, encoder, pair
 from torch import Tensor
 
 from attnlib.attention.backends.protocol import AttentionCall, Backend
@@ -37,7 +37,7 @@ def failures(spec: ModelSpec, *, whole: bool = False, **choices: Any) -> set[str
 
 def test_every_kind_of_model_passes() -> None:
     # one test for all: each would begin by tracing flex_attention anew
-    for name, spec in SPECS.items():
+    for name, spec in {**SPECS, "pair, features": FEATURES}.items():
         found = list(check(spec, tokens=9))
         assert [str(one) for one in found if not one.ok] == [], name
         names = {one.name for one in found if one.figure is not None}
