@@ -138,10 +138,10 @@ def _change(fact: Fact, dtype: torch.dtype | None) -> str:
     return " -> ".join(names)
 
 
-def read_spec(folder: str | Path) -> ModelSpec:
-    """The spec of the model in a folder, from its config alone."""
+def read_spec(folder: str | Path, *, weights: bool = False) -> ModelSpec:
+    """The spec of the model in a folder, from its config alone, or with ties that the `weights` do not hold undone."""
     folder = settle(folder)
-    return _spec_of(folder)[0]
+    return _look(folder, check=False).spec if weights else _spec_of(folder)[0]
 
 
 def _look(folder: Path, *, check: bool, head: New | None = None) -> _Opened:

@@ -147,7 +147,7 @@ def _tokenizer(config: Config, found: Path | None, source: Path | None, splits: 
     """
     if found is not None:
         return read(TokenizerSpec, _tree(found)["tokenizer"], path="tokenizer").build(found)
-    if source is not None and config.tokenizer.learns():
+    if source is not None and (config.tokenizer.learns() or "tokenizer" not in config.model_fields_set):
         return tokenizer_of(source)
     texts = (text for row in splits.train for text in row.values.values())
     return config.tokenizer.build(base, texts)
