@@ -14,6 +14,7 @@ OURS: dict[str, Activation] = {
     "relu2": "squared_relu",
     "silu": "silu",
     "swish": "silu",
+    "tanh": "tanh",
 }  # of several names for one of ours the first is written
 
 

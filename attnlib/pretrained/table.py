@@ -86,12 +86,16 @@ class Table:
         of_rules = [name for rule in self.rules for name in rule.their_names]
         return (*of_rules, *(tie.theirs for tie in self.ties), *(ignore.theirs for ignore in self.ignores))
 
+    def today(self, theirs: Iterable[str]) -> dict[str, str]:
+        """Today's spelling of every name of a file, each with the name in the file."""
+        return self._named(theirs, _Problems())
+
     def lacks(self, theirs: Iterable[str]) -> int | None:
         """How many of its names a file has no tensor of, if it reads all that the file has; else None."""
         patterns, found = defaultdict[str, list[Pattern]](list), set[str]()
         for text in self.their_patterns:
             patterns[_group(text)].append(Pattern(text))
-        for name in self._named(theirs, _Problems()):
+        for name in self.today(theirs):
             readers = [pattern.text for pattern in patterns[pattern_of(name)] if pattern.bind(name) is not None]
             if not readers:
                 return None

@@ -138,9 +138,9 @@ class Sides:
         weights = {name: torch.randn(x.shape, generator=weigh) for name, x in there.items()}
         for out in (ours, there):
             torch.stack([(out[name] * weight).sum() for name, weight in weights.items()]).sum().backward()
-        wanted = theirs.gradients(self.hf, folder)
         given = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self.ours.named_parameters()}
-        table = self.family.table(self.ours.spec)
+        table, wanted = self.family.table(self.ours.spec), theirs.gradients(self.hf, folder)
+        wanted = {today: wanted[name] for today, name in table.today(wanted).items()}
         made = table.save(given)
         whole = max(float(g.abs().nan_to_num(0).max()) for g in wanted.values())
         worst = 0.0
