@@ -18,6 +18,7 @@ from attnlib.pretrained.rules import Alias, Ignore, Pattern, Rename, Rule, Tied,
 from attnlib.pretrained.source import InMemory, Source
 
 MOST = 8  # groups that one message names
+ANY = "{*}"  # what stands for any text in a pattern
 Explain = Callable[[Sequence[str]], str]
 
 
@@ -94,9 +95,10 @@ class Table:
         """How many of its names a file has no tensor of, if it reads all that the file has; else None."""
         patterns, found = defaultdict[str, list[Pattern]](list), set[str]()
         for text in self.their_patterns:
-            patterns[_group(text)].append(Pattern(text))
+            patterns[ANY if ANY in text else _group(text)].append(Pattern(text))
         for name in self.today(theirs):
-            readers = [pattern.text for pattern in patterns[pattern_of(name)] if pattern.bind(name) is not None]
+            among = [*patterns[pattern_of(name)], *patterns[ANY]]
+            readers = [pattern.text for pattern in among if pattern.bind(name) is not None]
             if not readers:
                 return None
             found.update(readers)
@@ -211,7 +213,7 @@ def _grouped(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _candidates(pattern: Pattern, groups: Mapping[str, list[str]]) -> list[str]:
-    if "{*}" in pattern.text:
+    if ANY in pattern.text:
         return [name for names in groups.values() for name in names]
     return groups.get(_group(pattern.text), [])
 
