@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from attnlib.errors import UsageError
-from attnlib.generate import sampling
 from attnlib.generate.options import Sampling
 from attnlib.generate.prompts import Job, begin, evaluating
 from attnlib.generate.results import Generation
+from attnlib.generate.rules import Texts
 from attnlib.generate.stops import Detokenizer
 
 _NONE = float("-inf")
@@ -52,45 +52,46 @@ def beam_search(job: Job) -> list[Generation]:
     """The `n` best of `num_beams` beams of every prompt, by sum of log-probabilities / length ** length_penalty.
 
     At each step a prompt's K open beams and V tokens give K*V candidates; of the best K those that end (eos, or the
-    last step) finish, and the K best of the others stay open. `length` counts new tokens, eos included. A repetition
-    penalty acts on log-probabilities. A prompt is done, and leaves the batch, when no open beam is taken to improve the
-    finished ones (`early_stopping`). The rules are those of transformers. Fewer than `n` results where fewer exist.
+    last step) finish, and the K best of the others stay open. `length` counts new tokens, eos included. Rules act on
+    log-probabilities. A prompt is done, and leaves the batch, when no open beam is taken to improve the finished ones
+    (`early_stopping`). All as in transformers. Fewer than `n` results where fewer exist.
     """
     if not job.rows:
         return []
     with evaluating(job.model):
         state, logits = begin(job)
-        prompts, width, device = len(job.rows), job.options.num_beams, logits.device
-        copies = torch.arange(prompts, device=device).repeat_interleave(width)
+        width, device = job.options.num_beams, logits.device
+        copies = torch.arange(len(job.rows), device=device).repeat_interleave(width)
         state.select(copies)
-        logits = logits[copies]
-        beams = _Beams.none(prompts, width, job.options.max_new_tokens, device)
+        logits, texts = logits[copies], job.texts(device).rows(copies)
+        room = texts.most[::width] - texts.prompt[::width]  # new tokens that each prompt's beams may have
+        beams = _Beams.none(len(job.rows), width, int(room.max()), device)
         beams.scores[:, 0] = 0.0  # all copies of the prompt are one beam
-        finished = _Beams.none(prompts, width, job.options.max_new_tokens, device)
+        finished = _Beams.none(*beams.tokens.shape, device)
         results: dict[int, _Beams] = {}
-        open_prompts = list(range(prompts))
-        for length in range(1, job.options.max_new_tokens + 1):
-            candidates, parents = _candidates(job, logits, beams, open_prompts, length)
-            last = length == job.options.max_new_tokens
+        open_prompts = list(range(len(job.rows)))
+        while open_prompts:
+            candidates, parents = _candidates(job, logits, beams, texts)
+            length, last = texts.new + 1, room == texts.new + 1
             finished = _finish(job, candidates, finished, length, last)
             beams, kept = _open(job, candidates, width, length)
-            done = [True] * len(open_prompts) if last else _done(job.options, beams, finished, length).tolist()
-            for place, prompt in enumerate(open_prompts):
-                if done[place]:
-                    results[prompt] = finished.prompts(torch.tensor([place], device=device))
-            if all(done):
-                break
-            stay = torch.tensor([place for place, end in enumerate(done) if not end], device=device)
-            rows = torch.arange(len(open_prompts), device=device)[:, None] * width + parents.gather(1, kept)
+            done = (last | _done(job.options, beams, finished, length, room)).tolist()
+            for place in (place for place, end in enumerate(done) if end):
+                results[open_prompts[place]] = finished.prompts(torch.tensor([place], device=device))
+            stay = torch.tensor([place for place, end in enumerate(done) if not end], dtype=torch.long, device=device)
             open_prompts = [open_prompts[place] for place in stay.tolist()]
-            beams, finished = beams.prompts(stay), finished.prompts(stay)
-            state.select(rows[stay].flatten())
-            ids = beams.tokens[:, :, length - 1].reshape(-1, 1)
-            logits = job.model.step(ids, state.following(1), state)[:, -1].float()
-    return [result for prompt in range(prompts) for result in _results(job, prompt, results[prompt])]
+            if not open_prompts:
+                break
+            rows = torch.arange(len(done), device=device)[:, None] * width + parents.gather(1, kept)
+            beams, finished, room, rows = beams.prompts(stay), finished.prompts(stay), room[stay], rows[stay].flatten()
+            state.select(rows)
+            ids = beams.tokens[:, :, length - 1].reshape(-1)
+            texts = texts.rows(rows).then(ids)
+            logits = job.model.step(ids[:, None], state.following(1), state)[:, -1].float()
+    return [result for prompt in range(len(job.rows)) for result in _results(job, prompt, results[prompt])]
 
 
-def _candidates(job: Job, logits: Tensor, beams: _Beams, open_prompts: list[int], length: int) -> tuple[_Beams, Tensor]:
+def _candidates(job: Job, logits: Tensor, beams: _Beams, texts: Texts) -> tuple[_Beams, Tensor]:
     """The best continuations of each prompt's beams by one token, and the beam each comes from, [P, C].
 
     C = K * (number of eos + 1), at least 2 K: enough that K of them stay open.
@@ -99,30 +100,20 @@ def _candidates(job: Job, logits: Tensor, beams: _Beams, open_prompts: list[int]
     vocab = logits.shape[-1]
     logprobs = logits.log_softmax(-1)
     if bool(logprobs.isnan().any()):
-        raise UsageError("prompts", f"logits are not numbers after {length - 1} new tokens", "must be finite",
+        raise UsageError("prompts", f"logits are not numbers after {texts.new} new tokens", "must be finite",
                          "the weights may hold NaN, or overflow in this dtype")  # fmt: skip
-    scored = logprobs
-    if job.options.repetition_penalty != 1:
-        scored = sampling.repetition_penalty(logprobs, _seen(job, logprobs, beams, open_prompts, length),
-                                             job.options.repetition_penalty)  # fmt: skip
+    scored = job.rules.scores(logprobs, texts)
     totals = (beams.scores[:, :, None] + scored.view(prompts, width, vocab)).flatten(1)
+    job.rules.need_some(totals, texts.new)
     count = min(max(2, len(job.eos) + 1) * width, width * vocab)
     best = totals.topk(count, dim=1)
     parents, ids = best.indices // vocab, best.indices % vocab
     found = beams.pick(parents)
     found.scores = best.values
-    found.tokens[:, :, length - 1] = ids
-    found.logprobs[:, :, length - 1] = logprobs.view(prompts, -1).gather(1, best.indices)
-    found.lengths = torch.full_like(found.lengths, length)
+    found.tokens[:, :, texts.new] = ids
+    found.logprobs[:, :, texts.new] = logprobs.view(prompts, -1).gather(1, best.indices)
+    found.lengths = torch.full_like(found.lengths, texts.new + 1)
     return found, parents
-
-
-def _seen(job: Job, like: Tensor, beams: _Beams, open_prompts: list[int], length: int) -> Tensor:
-    seen = torch.zeros_like(like, dtype=torch.bool)
-    width = beams.scores.shape[1]
-    for place, prompt in enumerate(open_prompts):
-        seen[place * width : (place + 1) * width, job.rows[prompt]] = True
-    return seen.scatter_(1, beams.tokens[:, :, : length - 1].flatten(0, 1), True)
 
 
 def _ends(job: Job, candidates: _Beams, length: int) -> Tensor:
@@ -131,10 +122,10 @@ def _ends(job: Job, candidates: _Beams, length: int) -> Tensor:
     return ends
 
 
-def _finish(job: Job, candidates: _Beams, finished: _Beams, length: int, last: bool) -> _Beams:
+def _finish(job: Job, candidates: _Beams, finished: _Beams, length: int, last: Tensor) -> _Beams:
     """`finished` with the ending ones among the K best candidates, by penalised score."""
     width = finished.scores.shape[1]
-    ending = _ends(job, candidates, length) | last
+    ending = _ends(job, candidates, length) | last[:, None]
     ending[:, width:] = False
     scores = candidates.scores / length**job.options.length_penalty
     ended = _Beams(scores.masked_fill(~ending, _NONE), candidates.tokens, candidates.logprobs, candidates.lengths)
@@ -150,12 +141,12 @@ def _open(job: Job, candidates: _Beams, width: int, length: int) -> tuple[_Beams
     return beams, kept
 
 
-def _done(options: Sampling, beams: _Beams, finished: _Beams, length: int) -> Tensor:
+def _done(options: Sampling, beams: _Beams, finished: _Beams, length: int, room: Tensor) -> Tensor:
     """[P] bool: prompts whose open beams are given up."""
     full = (finished.scores > _NONE).all(1)
     if options.early_stopping is True:
         return full
-    reach = options.max_new_tokens if options.early_stopping == "never" and options.length_penalty > 0 else length
+    reach = room if options.early_stopping == "never" and options.length_penalty > 0 else length
     hopeless: Tensor = beams.scores[:, 0] / reach**options.length_penalty <= finished.scores.amin(1)
     return full & hopeless
 

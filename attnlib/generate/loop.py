@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 from attnlib.errors import UsageError
 from attnlib.generate import sampling
 from attnlib.generate.beam import beam_search
+from attnlib.generate.defaults import choose
 from attnlib.generate.options import Sampling
 from attnlib.generate.prompts import Job, Prompts, Tokenizer, begin, evaluating, prepare
 from attnlib.generate.results import Event, FinishReason, Generation
+from attnlib.generate.rules import Texts
 from attnlib.generate.stops import Detokenizer, StopStrings
 from attnlib.layout import Layout
 
@@ -26,7 +28,7 @@ def generate(
     attention_mask: Tensor | None = None,
     layout: Layout | None = None,
     tokenizer: Tokenizer | None = None,
-    start: int | None = None,
+    start: int | Sequence[int] | None = None,
     sampling: Sampling | None = None,
     **options: Any,
 ) -> list[Generation]:
@@ -36,16 +38,17 @@ def generate(
                      the source of an encoder-decoder
     decoder_prompts  encoder-decoder only: what the output begins with, after the start id
     tokenizer        anything with encode(text) and decode(ids); gives `text`, and the eos unless `eos` is given
-    start            the id a decoder begins with where there is no prompt; None = what the model's spec says, or the
-                     tokenizer's bos
-    sampling         the choices; `options` are fields of `Sampling` over it: max_new_tokens, temperature, ...
+    start            the id a decoder begins with where there is no prompt, or one a prompt; None = what the choices say,
+                     or the model's spec, or the tokenizer's bos
+    sampling         the choices; None = those of the generation config that the model came with, else greedy.
+                     `options` are fields of `Sampling` and rules by name over them: max_new_tokens, temperature, top_k, ...
 
     Greedy unless told otherwise. A row does not depend on the rows beside it: sampling draws one number a step from a
     hash of (seed, sample number, the row's prompt, step). Equal prompts thus give equal results: n asks for several.
 
     LayoutError for prompts that do not fit the model; UsageError and SpecErrors for what cannot be asked of it.
     """
-    chosen = Sampling.of(sampling, **options)
+    chosen = choose(model, sampling, options)
     job = prepare(model, prompts, chosen, attention_mask=attention_mask, layout=layout,
                   decoder_prompts=decoder_prompts, start=start, tokenizer=tokenizer)  # fmt: skip
     if chosen.num_beams > 1:
@@ -64,7 +67,7 @@ def stream(
     attention_mask: Tensor | None = None,
     layout: Layout | None = None,
     tokenizer: Tokenizer | None = None,
-    start: int | None = None,
+    start: int | Sequence[int] | None = None,
     sampling: Sampling | None = None,
     **options: Any,
 ) -> Iterator[Event]:
@@ -73,7 +76,7 @@ def stream(
     The texts of a row's events, joined, are the text `generate` gives. Text is held back while it ends within a code
     point or may be the beginning of a stop string. What is asked is checked at the call, not at the first event.
     """
-    chosen = Sampling.of(sampling, **options)
+    chosen = choose(model, sampling, options)
     if chosen.num_beams > 1:
         raise UsageError("generate.num_beams", f"is {chosen.num_beams} in a stream", "beams are known only at the end",
                          "use generate()")  # fmt: skip
@@ -92,7 +95,7 @@ class _Row:
         self.logprobs: list[float] = []
         self.text: list[str] = []
         self.reason: FinishReason | None = None
-        self._eos, self._most = job.eos, job.options.max_new_tokens
+        self._eos, self._most = job.eos, job.most[prompt] - len(job.rows[prompt])
         self._pieces = None if job.tokenizer is None else Detokenizer(job.tokenizer.decode, job.rows[prompt])
         self._stops = StopStrings(job.options.stop)
 
@@ -138,40 +141,29 @@ def _events(job: Job, rows: list[_Row]) -> Iterator[Event]:
             copies = torch.arange(len(job.rows), device=logits.device).repeat_interleave(job.options.n)
             state.select(copies)
             logits = logits[copies]
-        seen = first_seen(job, rows, logits)
+        texts = job.texts(logits.device).rows(torch.tensor([row.prompt for row in rows], device=logits.device))
         while True:
-            tokens, logprobs = _choose(job.options, logits, seen, rows)
+            tokens, logprobs = _choose(job, logits, texts, rows)
             for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist()):
                 yield row.accept(token, logprob)
             kept = [place for place, row in enumerate(rows) if row.reason is None]
             if not kept:
                 return
-            if seen is not None:
-                seen.scatter_(1, tokens[:, None], True)
+            texts = texts.then(tokens)
             if len(kept) < len(rows):
                 chosen = torch.tensor(kept, device=logits.device)
                 state.select(chosen)
-                tokens, seen = tokens[chosen], None if seen is None else seen[chosen]
-                rows = [rows[place] for place in kept]
+                tokens, texts, rows = tokens[chosen], texts.rows(chosen), [rows[place] for place in kept]
             logits = job.model.step(tokens[:, None], state.following(1), state)[:, -1].float()
 
 
-def first_seen(job: Job, rows: list[Any], logits: Tensor) -> Tensor | None:
-    """[B, V] bool: which tokens each row's prompt holds; None where no repetition penalty asks."""
-    if job.options.repetition_penalty == 1:
-        return None
-    seen = torch.zeros_like(logits, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        seen[place, torch.tensor(job.rows[row.prompt], device=logits.device)] = True
-    return seen
-
-
-def _choose(options: Sampling, logits: Tensor, seen: Tensor | None, rows: list[_Row]) -> tuple[Tensor, Tensor]:
+def _choose(job: Job, logits: Tensor, texts: Texts, rows: list[_Row]) -> tuple[Tensor, Tensor]:
     """The next token of every row, [B], and its log-probability under the untouched logits, [B]."""
-    scores = logits if seen is None else sampling.repetition_penalty(logits, seen, options.repetition_penalty)
-    if options.temperature == 0:
+    scores = job.rules.scores(logits, texts)
+    job.rules.need_some(scores, texts.new)
+    if job.options.temperature == 0:
         tokens = sampling.greedy(scores)
     else:
         numbers = [sampling.uniform(row.key, len(row.ids)) for row in rows]
-        tokens = sampling.draw(sampling.filtered(scores, options), numbers)
+        tokens = sampling.draw(job.rules.drawn(sampling.temperature(scores, job.options.temperature), texts), numbers)
     return tokens, logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attnlib.errors import LayoutError, UsageError
 from attnlib.generate.options import Sampling
+from attnlib.generate.rules import Chain, Known, Texts
 from attnlib.layout import Layout
 
 Prompts = Sequence[Sequence[int]] | Sequence[str] | Sequence[Tensor] | Tensor
@@ -32,8 +33,14 @@ class Job:
     options: Sampling
     rows: list[list[int]]
     sources: list[list[int]] | None
+    most: list[int]  # tokens that each row may hold in the end, its prompt included
     eos: frozenset[int]
+    rules: Chain
     tokenizer: Tokenizer | None
+
+    def texts(self, device: torch.device) -> Texts:
+        """What the rows hold before the first new token, for the rules."""
+        return Texts.of(self.rows, self.sources or self.rows, self.most, device)
 
     def asked(self, row: int) -> tuple[Sequence[int], ...]:
         """Everything the model was given for this row: what its random numbers are drawn by."""
@@ -48,7 +55,7 @@ def prepare(
     attention_mask: Tensor | None,
     layout: Layout | None,
     decoder_prompts: Prompts | None,
-    start: int | None,
+    start: int | Sequence[int] | None,
     tokenizer: Tokenizer | None,
 ) -> Job:
     """Checks everything before the model runs."""
@@ -56,28 +63,53 @@ def prepare(
         raise UsageError("model", "is an encoder", "generation needs a decoder or an encoder-decoder",
                          "score() gives pseudo-log-likelihoods of an encoder")  # fmt: skip
     need_head(model)
-    vocab, start = vocab_of(model), start_of(model, tokenizer, start)
-    eos = getattr(tokenizer, "eos_id", None)
-    ends = frozenset(options.eos if options.eos is not None else () if eos is None else (eos,))
+    vocab, ends = vocab_of(model), ends_of(options, tokenizer)
     check_ids([sorted(ends)], vocab, "generate.eos")
+    rules = Chain(options.rules, Known(vocab, tuple(sorted(ends)), device_of(model)))
     if options.stop and tokenizer is None:
         raise UsageError("generate.stop", "is given without a tokenizer", "stop strings need one", "tokenizer=...")
     both = is_kind(model, "encoder_decoder")
     rows = as_rows(prompts, "prompts", attention_mask=attention_mask, layout=layout, tokenizer=tokenizer, end=both)
+    starts = _starts(model, tokenizer, options.start if start is None else start, len(rows))
     sources = None
     if both:
         sources = check_ids(rows, vocab_of(model, source=True), "prompts", filled=True)
-        rows = decoder_rows(decoder_prompts, len(sources), start, tokenizer)
+        given = [options.decoder_prompt] * len(rows) if decoder_prompts is None and options.decoder_prompt else decoder_prompts
+        rows = decoder_rows(given, starts, tokenizer)
     elif decoder_prompts is not None:
         raise UsageError("decoder_prompts", "given to a decoder", "are for encoder-decoders", "give prompts only")
     place = "prompts" if sources is None else "decoder_prompts"
-    rows = check_ids([row or [start] if start is not None else row for row in rows], vocab, place, filled=True)
-    for number, row in enumerate(rows):
-        new = options.max_new_tokens
-        if model.max_length is not None and len(row) + new > model.max_length:
-            raise LayoutError(f"{place}.{number}", f"{len(row)} tokens and {new} new ones are {len(row) + new}",
-                              f"the model's positions end at {model.max_length}", "lower max_new_tokens")  # fmt: skip
-    return Job(model, options, rows, sources, ends, tokenizer)
+    rows = [row or [first] if first is not None else row for row, first in zip(rows, starts)]
+    check_ids(rows, vocab, place, filled=True)
+    most = [_room(options, len(row), model.max_length, f"{place}.{number}") for number, row in enumerate(rows)]
+    return Job(model, options, rows, sources, most, ends, rules, tokenizer)
+
+
+def ends_of(options: Sampling, tokenizer: Tokenizer | None) -> frozenset[int]:
+    """The ids that end a row: those chosen, or the tokenizer's eos."""
+    eos = getattr(tokenizer, "eos_id", None)
+    return frozenset(options.eos if options.eos is not None else () if eos is None else (eos,))
+
+
+def _starts(model: Any, tokenizer: Tokenizer | None, given: int | Sequence[int] | None, count: int) -> list[int | None]:
+    """What each row begins with where it has no prompt."""
+    if given is None or isinstance(given, int):
+        return [start_of(model, tokenizer, given)] * count
+    if len(given) != count:
+        raise LayoutError("start", f"{len(given)} ids for {count} prompts", "must be one for all, or one each")
+    return [start_of(model, tokenizer, one) for one in given]
+
+
+def _room(options: Sampling, held: int, positions: int | None, place: str) -> int:
+    """The length that a row may have in the end, as the options and the model's positions have it."""
+    most = options.room(held, positions)
+    if most <= held:
+        raise LayoutError(place, f"holds {held} tokens", f"max_length is {most}, which leaves no room",
+                          "give max_new_tokens instead")  # fmt: skip
+    if positions is not None and most > positions:
+        raise LayoutError(place, f"{held} tokens and {most - held} new ones are {most}",
+                          f"the model's positions end at {positions}", "lower max_new_tokens")  # fmt: skip
+    return most
 
 
 def is_kind(model: Any, kind: str) -> bool:
@@ -158,14 +190,12 @@ def _real(ids: Tensor, layout: Layout, path: str) -> list[list[int]]:
     return [[int(i) for i in row[keep].tolist()] for row, keep in zip(ids, real)]
 
 
-def decoder_rows(given: Prompts | None, count: int, start: int | None, tokenizer: Tokenizer | None) -> list[list[int]]:
+def decoder_rows(given: Any, starts: list[int | None], tokenizer: Tokenizer | None) -> list[list[int]]:
     """The decoder's prompt of each source: the start id, and what was given after it."""
-    rows = [[] for _ in range(count)] if given is None else as_rows(given, "decoder_prompts", tokenizer=tokenizer)
-    if len(rows) != count:
-        raise LayoutError("decoder_prompts", f"{len(rows)} for {count} prompts", "must be one each")
-    if start is None:
-        return rows
-    return [row if row[:1] == [start] else [start, *row] for row in rows]
+    rows = [[] for _ in starts] if given is None else as_rows(given, "decoder_prompts", tokenizer=tokenizer)
+    if len(rows) != len(starts):
+        raise LayoutError("decoder_prompts", f"{len(rows)} for {len(starts)} prompts", "must be one each")
+    return [row if start is None or row[:1] == [start] else [start, *row] for row, start in zip(rows, starts)]
 
 
 def check_ids(rows: list[list[int]], vocab: int, path: str, *, filled: bool = False) -> list[list[int]]:
@@ -183,8 +213,10 @@ def check_ids(rows: list[list[int]], vocab: int, path: str, *, filled: bool = Fa
 def begin(job: Job) -> tuple[Any, Tensor]:
     """A state with every prompt in it and the logits of what follows, [B, V]; the source is encoded once."""
     width = max(len(row) for row in job.rows)
-    state = begin_state(job.model, job.sources, len(job.rows), job.options.cache, width + job.options.max_new_tokens)
-    state.horizon = tuple(len(row) + job.options.max_new_tokens for row in job.rows)  # a row scales as if alone
+    # pads of shorter rows take columns too: a cache of fixed size holds the longest prompt and the longest answer
+    room = width + max(most - len(row) for row, most in zip(job.rows, job.most))
+    state = begin_state(job.model, job.sources, len(job.rows), job.options.cache, room)
+    state.horizon = tuple(job.most)  # a row scales as if alone
     logits = torch.empty(0)
     for ids, layout, _ in blocks(job.rows, "left", job.options.prefill_chunk or width, device_of(job.model)):
         logits = job.model.step(ids, layout, state, at=slice(-1, None))

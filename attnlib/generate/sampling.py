@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attnlib.generate.options import Sampling
-
 _HIDDEN = float("-inf")
+_BOUNDED = 100  # how many of the likeliest tokens top-h looks at
 _NUCLEUS = (256, 4096)  # how many of the likeliest tokens top-p looks at before it sorts all
 
 
@@ -61,16 +60,48 @@ def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
-def filtered(logits: Tensor, options: Sampling) -> Tensor:
-    """Temperature, top-k, top-p, min-p, in this order, as far as `options` has them."""
-    logits = temperature(logits, options.temperature)
-    if options.top_k is not None:
-        logits = top_k(logits, options.top_k)
-    if options.top_p is not None:
-        logits = top_p(logits, options.top_p)
-    if options.min_p is not None:
-        logits = min_p(logits, options.min_p)
-    return logits
+def typical_p(logits: Tensor, p: float) -> Tensor:
+    """Keeps the tokens whose -log-probability is nearest to the entropy, until they reach p (Meister et al. 2022).
+
+    Tokens that tie with the last one stay too.
+    """
+    logprobs = logits.log_softmax(-1)
+    weights = logprobs.exp()
+    entropy = -(logprobs * weights).nansum(-1, keepdim=True)
+    distance, order = (-logprobs - entropy).abs().sort(-1)
+    mass = weights.gather(-1, order).cumsum(-1)
+    last = (mass < p).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    far = distance > distance.gather(-1, last)
+    return logits.masked_fill(torch.zeros_like(far).scatter(-1, order, far), _HIDDEN)
+
+
+def epsilon_cutoff(logits: Tensor, epsilon: float) -> Tensor:
+    """Keeps tokens of at least probability epsilon, and the likeliest (Hewitt et al. 2022, arXiv:2210.15191)."""
+    return _above(logits, torch.tensor(epsilon, device=logits.device))
+
+
+def eta_cutoff(logits: Tensor, eta: float) -> Tensor:
+    """Keeps tokens of at least probability min(eta, sqrt(eta) exp(-entropy)), and the likeliest (Hewitt et al. 2022)."""
+    logprobs = logits.log_softmax(-1)
+    entropy = -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logits.dtype).min)).sum(-1, keepdim=True)
+    return _above(logits, (math.sqrt(eta) * (-entropy).exp()).clamp(max=eta))
+
+
+def _above(logits: Tensor, least: Tensor) -> Tensor:
+    return logits.masked_fill((logits.softmax(-1) < least) & (logits < logits.amax(-1, keepdim=True)), _HIDDEN)
+
+
+def top_h(logits: Tensor, share: float) -> Tensor:
+    """Keeps the likeliest tokens while their terms of the entropy sum to at most `share` of it; the likeliest always.
+
+    Of the 100 likeliest, whose entropy it is (Potraghloo et al. 2025, arXiv:2509.02510).
+    """
+    best = logits.topk(min(_BOUNDED, logits.shape[-1]), dim=-1)
+    logprobs = best.values.log_softmax(-1)
+    terms = -logprobs.exp() * logprobs.clamp(min=torch.finfo(logits.dtype).min)
+    keep = terms.cumsum(-1) <= terms.sum(-1, keepdim=True) * share
+    keep[..., 0] = True
+    return logits.masked_fill(~torch.zeros_like(logits, dtype=torch.bool).scatter(-1, best.indices, keep), _HIDDEN)
 
 
 def greedy(logits: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from attnlib.errors import AttnlibError, UsageError
 from attnlib.models.spec import ModelSpec
 from attnlib.pretrained.family import Family, family_named
 from attnlib.pretrained.files import has_file, opened, write_json
+from attnlib.pretrained.generation import generation_files
 from attnlib.pretrained.header import Fact
 from attnlib.pretrained.manifest import Content, write_folder
 from attnlib.pretrained.origin import Origin
@@ -59,7 +60,7 @@ def export(
     if len(groups) > 1:
         size = sum(fact.nbytes for fact in plan.facts.values())
         files[INDEX] = write_json({"metadata": {"total_size": size}, "weight_map": index})
-    write_folder(folder, {**files, **(extra_files or {})})
+    write_folder(folder, {**files, **generation_files(whole), **(extra_files or {})})
 
 
 def companions(folder: str | Path) -> dict[str, Content]:

@@ -18,6 +18,7 @@ from attnlib.nn.meta import on_meta
 from attnlib.pretrained.family import Family, HFConfig, explain_unread, find
 from attnlib.pretrained.files import has_file, opened, read_json
 from attnlib.pretrained.fresh import HEAD, New, drawn_head, without_head
+from attnlib.pretrained.generation import generation_files, read_generation
 from attnlib.pretrained.header import Fact
 from attnlib.pretrained.manifest import MANIFEST, Content, settle, write_folder
 from attnlib.pretrained.manifest import verify as verify_folder
@@ -81,7 +82,7 @@ def save(
         files[ORIGIN] = origin.written()
     tensors = tensors_of(whole)
     files[SINGLE] = lambda path: write_tensors(path, InMemory(tensors).facts, tensors.items())
-    write_folder(folder, {**files, **(extra_files or {})})
+    write_folder(folder, {**files, **generation_files(whole), **(extra_files or {})})
 
 
 def load(
@@ -95,14 +96,15 @@ def load(
     `head=new(...)` puts a fresh head in the place of the file's.
     """
     found = _look(settle(folder), check=verify, head=head)
+    generation = read_generation(settle(folder))
     kind = dtype or next(fact.dtype for fact in found.plan.facts.values() if fact.dtype.is_floating_point)
     fresh = drawn_head(found.model, found.spec, kind) if found.fresh else {}
     model: Any = give(found.model, found.plan, found.source, device=device, dtype=dtype, fresh=fresh).eval()
-    model.origin = found.origin
+    model.origin, model.generation = found.origin, generation
     return model
 
 
-def restore(model: nn.Module, folder: str | Path, *, verify: bool = True) -> None:
+def restore(model: Any, folder: str | Path, *, verify: bool = True) -> None:
     """Copy a checkpoint of ours into a model that is there already; dtypes must be equal, so nothing is rounded."""
     folder, model = settle(folder), bare(model)
     if verify:
@@ -112,7 +114,9 @@ def restore(model: nn.Module, folder: str | Path, *, verify: bool = True) -> Non
     for name, fact in plan.facts.items():
         if fact.dtype != wanted[name].dtype:
             raise CheckpointError(str(folder), f"{name} is {fact.dtype}", f"wish {wanted[name].dtype}")
+    generation = read_generation(folder)
     take(model, plan, source)
+    model.generation = generation
 
 
 def check(folder: str | Path, *, dtype: torch.dtype | None = None, head: New | None = None) -> Report:

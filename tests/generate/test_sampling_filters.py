@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlib.generate import Sampling, sampling
+from attnlib.generate.rules import Chain, Known, Texts
 
 INF = float("inf")
 
@@ -21,6 +22,10 @@ def warpers():
 
 def some_logits(seed, rows=4, vocab=23):
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def some_texts(logits):
+    return Texts.of([[1]] * len(logits), [[1]] * len(logits), [9] * len(logits), logits.device)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -44,6 +49,34 @@ def test_min_p_equals_transformers(warpers, seed, p):
     assert sampling.min_p(logits, p).equal(warpers.MinPLogitsWarper(p)(None, logits))
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("p", [0.01, 0.3, 0.9, 0.999])
+def test_typical_p_equals_transformers(warpers, seed, p):
+    logits = some_logits(seed)
+    assert sampling.typical_p(logits, p).equal(warpers.TypicalLogitsWarper(p)(None, logits))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("cutoff", [1e-4, 0.02, 0.3, 0.9])
+def test_epsilon_and_eta_cutoffs_equal_transformers(warpers, seed, cutoff):
+    logits = some_logits(seed)
+    assert sampling.epsilon_cutoff(logits, cutoff).equal(warpers.EpsilonLogitsWarper(cutoff)(None, logits))
+    assert sampling.eta_cutoff(logits, cutoff).equal(warpers.EtaLogitsWarper(cutoff)(None, logits))
+
+
+@pytest.mark.parametrize("vocab", [23, 301])
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.9])
+def test_top_h_equals_transformers(warpers, vocab, share):
+    logits = some_logits(1, vocab=vocab)
+    assert sampling.top_h(logits, share).equal(warpers.TopHLogitsWarper(share)(None, logits))
+
+
+def test_typical_p_keeps_what_is_as_surprising_as_the_average():
+    weights = torch.tensor([[0.5, 0.125, 0.125, 0.25]])  # 1, 3, 3, 2 bits; on average 1.75
+    assert kept(sampling.typical_p(weights.log(), 0.2)) == [[3]]
+    assert kept(sampling.typical_p(weights.log(), 0.7)) == [[0, 3]]
+
+
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
 def test_repetition_penalty_equals_transformers(warpers, penalty):
     logits, ids = some_logits(5), torch.tensor([[0, 3, 3], [1, 1, 1], [22, 0, 5], [9, 8, 7]])
@@ -58,7 +91,8 @@ def test_all_filters_together_equal_transformers(warpers):
     for warper in (warpers.TemperatureLogitsWarper(0.7), warpers.TopKLogitsWarper(9), warpers.TopPLogitsWarper(0.8),
                    warpers.MinPLogitsWarper(0.05)):  # fmt: skip
         theirs = warper(None, theirs)
-    ours = sampling.filtered(logits, Sampling(temperature=0.7, top_k=9, top_p=0.8, min_p=0.05))
+    rules = Sampling(temperature=0.7, min_p=0.05, top_p=0.8, top_k=9).rules
+    ours = Chain(rules, Known(23, (), logits.device)).drawn(sampling.temperature(logits, 0.7), some_texts(logits))
     torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1))
 
 
@@ -87,7 +121,9 @@ def test_top_p_stops_once_the_mass_is_reached():
 
 
 @pytest.mark.parametrize("cut", [lambda x: sampling.top_k(x, 3), lambda x: sampling.top_p(x, 0.9),
-                                 lambda x: sampling.min_p(x, 0.1)])  # fmt: skip
+                                 lambda x: sampling.min_p(x, 0.1), lambda x: sampling.typical_p(x, 0.5),
+                                 lambda x: sampling.epsilon_cutoff(x, 0.1), lambda x: sampling.eta_cutoff(x, 0.1),
+                                 lambda x: sampling.top_h(x, 0.5)])  # fmt: skip
 def test_hidden_tokens_stay_hidden_and_one_remains(cut):
     only = torch.full((2, 6), -INF)
     only[0, 4], only[1, 0] = -50.0, 3.0
