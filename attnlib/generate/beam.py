@@ -67,7 +67,7 @@ def beam_search(job: Job) -> list[Generation]:
         room = texts.most[::width] - texts.prompt[::width]  # new tokens that each prompt's beams may have
         beams = _Beams.none(len(job.rows), width, int(room.max()), device)
         beams.scores[:, 0] = 0.0  # all copies of the prompt are one beam
-        finished = _Beams.none(*beams.tokens.shape, device)
+        finished = _Beams.none(len(job.rows), width, int(room.max()), device)
         results: dict[int, _Beams] = {}
         open_prompts = list(range(len(job.rows)))
         while open_prompts:

@@ -7,10 +7,11 @@ silence: a word is a rule, a choice, known to change no token, or refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from attnlib.errors import SpecError, UsageError, nearest
+from attnlib.errors import SpecError, nearest
 from attnlib.generate.options import BOUNDS, Sampling
 from attnlib.generate.prompts import is_kind
 from attnlib.generate.rules import Rule
@@ -67,12 +68,12 @@ def choose(model: Any, sampling: Sampling | None, options: Mapping[str, Any]) ->
 
 def _of_config(fault: SpecError, told: set[str]) -> SpecError:
     """The fault under the config's name, where it is the config's."""
-    _, _, name = fault.path.partition(".")
-    head, dot, rest = name.partition(".")
+    ours = fault.path.removeprefix("Sampling.")
+    head = re.split(r"[.\[]", ours)[0]
     if head not in told:
         return fault
-    theirs = next((word for word, ours in {**_SAME, **_FACTS}.items() if ours == head), head)
-    return SpecError(f"{PLACE}: {theirs}{dot}{rest}", fault.fact, fault.wish, fault.hint)
+    theirs = next((word for word, name in {**_SAME, **_FACTS}.items() if name == head), head)
+    return SpecError(f"{PLACE}: {theirs}{ours[len(head) :]}", fault.fact, fault.wish, fault.hint)
 
 
 def _facts(tree: Mapping[str, Any], *, paired: bool) -> dict[str, Any]:
@@ -120,6 +121,8 @@ def _told(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise SpecError(f"{PLACE}: do_sample", f"is {str(tree['do_sample'])[:60]!r}", "wish true or false")
     if tree.get("do_sample"):
         told["temperature"] = 1.0 if tree.get("temperature") is None else tree["temperature"]
+        if told["temperature"] == 0:
+            raise SpecError(f"{PLACE}: temperature", "is 0.0 with do_sample", "wish more than 0")
         if tree.get("top_k") is None:
             draws["top_k"] = TOP_K
     return told, draws

@@ -74,8 +74,9 @@ def prepare(
     sources = None
     if both:
         sources = check_ids(rows, vocab_of(model, source=True), "prompts", filled=True)
-        given = [options.decoder_prompt] * len(rows) if decoder_prompts is None and options.decoder_prompt else decoder_prompts
-        rows = decoder_rows(given, starts, tokenizer)
+        if decoder_prompts is None and options.decoder_prompt:
+            decoder_prompts = [options.decoder_prompt] * len(rows)
+        rows = decoder_rows(decoder_prompts, starts, tokenizer)
     elif decoder_prompts is not None:
         raise UsageError("decoder_prompts", "given to a decoder", "are for encoder-decoders", "give prompts only")
     place = "prompts" if sources is None else "decoder_prompts"
@@ -190,7 +191,7 @@ def _real(ids: Tensor, layout: Layout, path: str) -> list[list[int]]:
     return [[int(i) for i in row[keep].tolist()] for row, keep in zip(ids, real)]
 
 
-def decoder_rows(given: Any, starts: list[int | None], tokenizer: Tokenizer | None) -> list[list[int]]:
+def decoder_rows(given: Prompts | None, starts: list[int | None], tokenizer: Tokenizer | None) -> list[list[int]]:
     """The decoder's prompt of each source: the start id, and what was given after it."""
     rows = [[] for _ in starts] if given is None else as_rows(given, "decoder_prompts", tokenizer=tokenizer)
     if len(rows) != len(starts):

@@ -72,7 +72,8 @@ class Evaluator:
         def answer(sources: Sequence[str]) -> list[str]:
             check()
             ids = [self.tokenizer.encode(source, eos=True)[-self.spec.length :] for source in sources]
-            made = generate(model, ids, tokenizer=self.tokenizer, max_new_tokens=min(longest, self.spec.length))
+            most = min(longest, self.spec.length)
+            made = generate(model, ids, tokenizer=self.tokenizer, max_new_tokens=most, temperature=0.0)
             return [one.text or "" for one in made]
 
         sources, targets = [row["source"] for row in rows], [row["target"] for row in rows]

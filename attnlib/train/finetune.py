@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,12 +23,13 @@ def source_of(init: InitFrom, base: Path | None = None) -> Path:
     return checkpoint_of(next((place for place in places if place.is_dir()), places[0]))
 
 
-def start_from(model: nn.Module, folder: Path, init: InitFrom) -> list[str]:
+def start_from(model: Any, folder: Path, init: InitFrom) -> list[str]:
     """Copy every weight of the checkpoint into the model, which keeps its own dtype; returns the names left fresh.
 
     Strict: all names and shapes agree, except those of the head with `head: new`. Nothing is copied otherwise.
     """
-    theirs, ours = tensors_of(load(folder, verify=(folder / "manifest.json").is_file())), tensors_of(model)
+    found = load(folder, verify=(folder / "manifest.json").is_file())
+    theirs, ours = tensors_of(found), tensors_of(model)
     fresh = {name for name in {*theirs, *ours} if init.head == "new" and name.split(".")[0] == "head"}
     hint = "" if fresh or init.head == "new" else "train.init.head: new leaves the head out"
     for names, fact in ((theirs.keys() - ours.keys(), "is not in the model"), (ours.keys() - theirs.keys(), "is missing")):
@@ -41,6 +43,8 @@ def start_from(model: nn.Module, folder: Path, init: InitFrom) -> list[str]:
     with torch.no_grad():
         for name in ours.keys() - fresh:
             ours[name].copy_(theirs[name])
+    if init.head != "new":
+        model.generation = found.generation  # the same head writes as before
     return sorted(fresh & ours.keys())
 
 

@@ -49,8 +49,8 @@ def equal_transformers(pair, options, *, beams=1, new=8, eos=EOS, **search):
     many = {"num_beams": beams, **search}
     count = min(beams, 2)
     found = generate(ours, PROMPTS, eos=eos, n=count, **bound, **many, **options)
-    wanted = [ids for prompt in PROMPTS for ids in theirs(
-        hf, prompt, eos_token_id=list(eos), num_return_sequences=count, do_sample=False, **bound, **many, **options)]  # fmt: skip
+    asked = {"eos_token_id": list(eos), "num_return_sequences": count, "do_sample": False, **bound, **many, **options}
+    wanted = [ids for prompt in PROMPTS for ids in theirs(hf, prompt, **asked)]
     assert [list(r.ids) for r in found] == wanted
     free = generate(ours, PROMPTS, eos=eos, n=count, max_new_tokens=new, **many)
     assert [r.ids for r in free] != [r.ids for r in found], "the example must be one where the rules matter"

@@ -15,7 +15,7 @@ from attnlib.generate.rules.lengths import DecayingLength
 @pytest.mark.parametrize("name", ["llama", "t5"])
 @pytest.mark.parametrize("options", [
     {"min_length": 8}, {"min_new_tokens": 7}, {"min_length": 12, "min_new_tokens": 5}, {"max_length": 7},
-    {"exponential_decay_length_penalty": (0, 4.0)}, {"exponential_decay_length_penalty": (2, 6.0)},
+    {"exponential_decay_length_penalty": (0, 4.0)}, {"exponential_decay_length_penalty": (0, 4.0), "min_new_tokens": 3},
     {"forced_bos_token_id": 8}, {"forced_eos_token_id": 7, "min_length": 9},
     {"forced_eos_token_id": [4], "min_new_tokens": 5, "max_length": 11}, {"forced_bos_token_id": 10, "min_length": 6},
 ])  # fmt: skip

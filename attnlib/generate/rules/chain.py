@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from attnlib.errors import UsageError
+from attnlib.errors import SpecError, UsageError
 from attnlib.generate.rules.base import HIDDEN, Known, Rule, Texts
 from attnlib.spec import SpecErrors, read
 
@@ -25,9 +25,9 @@ def folded(values: Mapping[str, Any], root: str = "Sampling") -> dict[str, Any]:
     found: dict[str, Rule | None] = {}
     for rule in rules:
         if rule.kind in found:
-            raise SpecErrors([UsageError(f"{root}.rules", f"holds {rule.kind} twice", "must hold one rule of a kind")])
+            raise SpecErrors([SpecError(f"{root}.rules", f"holds {rule.kind} twice", "must hold one rule of a kind")])
         found[rule.kind] = rule
-    errors: list[Any] = []
+    errors: list[SpecError] = []
     for name in values.keys() & kinds.keys():
         value = values[name]
         try:

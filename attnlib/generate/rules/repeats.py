@@ -13,7 +13,7 @@ from attnlib.generate.rules.base import HIDDEN, Change, Known, Rule, among
 
 
 class RepetitionPenalty(Rule, kind="repetition_penalty"):
-    """Tokens that the row holds already, its prompt included: logit / penalty above 0, * penalty below (Keskar et al. 2019)."""
+    """Tokens that the row or its prompt holds already: logit / penalty above 0, * penalty below (Keskar et al. 2019)."""
 
     penalty: float = Field(gt=0.0)
     place: ClassVar[int] = 30
