@@ -19,7 +19,7 @@ FLOORS = [  # a part may import from its own line's parts no other, and from the
     {"models"},
     {"attention"},
     {"nn"},
-    {"layout", "text"},
+    {"layout", "text", "audio"},
     {"config"},
     {"spec"},
     {"errors"},
