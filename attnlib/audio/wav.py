@@ -35,7 +35,8 @@ def _whole_numbers(data: bytearray, width: int) -> Tensor:
     if not data:
         return torch.zeros(0)
     if width == 1:
-        return (torch.frombuffer(data, dtype=torch.uint8).float() - 128) / 128
+        unsigned: Tensor = torch.frombuffer(data, dtype=torch.uint8)
+        return (unsigned.float() - 128) / 128
     if width == 3:
         parts = torch.frombuffer(data, dtype=torch.uint8).view(-1, 3).int()
         high = torch.where(parts[:, 2] > 127, parts[:, 2] - 256, parts[:, 2])
