@@ -34,12 +34,11 @@ def _whole_numbers(data: bytearray, width: int) -> Tensor:
     """Little-endian samples as fractions of the largest; those of 8 bits have no sign and lie around 128."""
     if not data:
         return torch.zeros(0)
+    kind = {1: torch.uint8, 2: torch.int16, 3: torch.uint8, 4: torch.int32}[width]
+    read: Tensor = torch.frombuffer(data, dtype=kind)
     if width == 1:
-        unsigned: Tensor = torch.frombuffer(data, dtype=torch.uint8)
-        return (unsigned.float() - 128) / 128
+        return (read.float() - 128) / 128
     if width == 3:
-        parts = torch.frombuffer(data, dtype=torch.uint8).view(-1, 3).int()
-        high = torch.where(parts[:, 2] > 127, parts[:, 2] - 256, parts[:, 2])
-        return (parts[:, 0] + 256 * parts[:, 1] + 65536 * high).float() / 2**23
-    kind = torch.int16 if width == 2 else torch.int32
-    return (torch.frombuffer(data, dtype=kind).double() / 2 ** (8 * width - 1)).float()
+        low, middle, high = read.view(-1, 3).int().unbind(1)
+        return (low + 256 * middle + 65536 * torch.where(high > 127, high - 256, high)).float() / 2**23
+    return (read.double() / 2 ** (8 * width - 1)).float()
