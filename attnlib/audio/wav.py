@@ -37,7 +37,7 @@ def _whole_numbers(data: bytearray, width: int) -> Tensor:
     kind = {1: torch.uint8, 2: torch.int16, 3: torch.uint8, 4: torch.int32}[width]
     read: Tensor = torch.frombuffer(data, dtype=kind)
     if width == 1:
-        return (read.float() - 128) / 128
+        return read.float().sub(128).div(128)
     if width == 3:
         low, middle, high = read.view(-1, 3).int().unbind(1)
         return (low + 256 * middle + 65536 * torch.where(high > 127, high - 256, high)).float() / 2**23
