@@ -35,10 +35,11 @@ def _whole_numbers(data: bytearray, width: int) -> Tensor:
     if not data:
         return torch.zeros(0)
     kind = {1: torch.uint8, 2: torch.int16, 3: torch.uint8, 4: torch.int32}[width]
-    read: Tensor = torch.frombuffer(data, dtype=kind)
+    found: Tensor = torch.frombuffer(data, dtype=kind).double()
     if width == 1:
-        return read.float().sub(128).div(128)
+        found = found - 128
     if width == 3:
-        low, middle, high = read.view(-1, 3).int().unbind(1)
-        return (low + 256 * middle + 65536 * torch.where(high > 127, high - 256, high)).float() / 2**23
-    return (read.double() / 2 ** (8 * width - 1)).float()
+        low, middle, high = found.view(-1, 3).unbind(1)
+        found = low + 256 * middle + 65536 * torch.where(high > 127, high - 256, high)
+    found = found / 2 ** (8 * width - 1)
+    return found.float()
