@@ -7,6 +7,7 @@ attnlib.generate(model, [[1, 2, 3]])
 """
 
 import gc
+import importlib
 from typing import TYPE_CHECKING, Any
 
 # What is imported stays: a collection meanwhile walks all of torch's objects for nothing, a tenth of the import's time.
@@ -47,6 +48,7 @@ finally:
 
 if TYPE_CHECKING:
     from attnlib.pretrained import export, load, new, save
+    from attnlib.pretrained.torch_modules import from_torch
 
 __version__ = "0.1.0"
 
@@ -87,6 +89,7 @@ __all__ = [
     "attend",
     "build",
     "export",
+    "from_torch",
     "generate",
     "load",
     "new",
@@ -94,12 +97,13 @@ __all__ = [
     "save",
 ]
 
+_LATE = {**dict.fromkeys(("export", "load", "new", "save"), "attnlib.pretrained"),
+         "from_torch": "attnlib.pretrained.torch_modules"}  # fmt: skip
+
 
 def __getattr__(name: str) -> Any:
     """Checkpoints are read by those who ask for them: an import pays for what it uses."""
-    if name in ("export", "load", "new", "save"):
-        from attnlib import pretrained
-
-        globals()[name] = getattr(pretrained, name)
+    if name in _LATE:
+        globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
         return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
