@@ -6,7 +6,7 @@ from attnlib.attention.masks import Causal, Window
 from attnlib.pretrained.families.llama import Llama
 from attnlib.pretrained.family import families, family_named
 from attnlib.pretrained.parity import GATE, GRADIENT_GATE, prove, theirs
-from attnlib.pretrained.parity.prove import Sides
+from attnlib.pretrained.parity.sides import Sides
 
 pytest.importorskip("transformers")
 OURS = [family for family in families() if type(family).__module__.startswith("attnlib.")]  # not those of other tests
