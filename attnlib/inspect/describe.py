@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +21,17 @@ from attnlib.nn.meta import on_meta
 
 @dataclass(frozen=True)
 class Row:
-    """One module: its path, class, the shapes of its own parameters, all parameters below it and FLOPs of a forward."""
+    """One module: its path, class, the shapes of its own parameters, all parameters below it and FLOPs of a forward.
+
+    same: the path of the module before it whose weights are its own too, counted there; what lies below is left out.
+    """
 
     path: str
     name: str
     shapes: dict[str, tuple[int, ...]]
     parameters: int
     flops: int
+    same: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Description:
         for row in self.rows:
             label = "  " * row.path.count(".") + (row.path.rpartition(".")[2] or "model")
             shapes = "  ".join(f"{name} {list(shape)}" for name, shape in row.shapes.items())
+            shapes = f"the weights of {row.same}" if row.same else shapes
             cost = f"{_short(row.flops)}FLOP" if row.flops else ""
             lines.append(f"{label:{width}}{row.name:18}{row.parameters:>14,}  {cost:>11}  {shapes}".rstrip())
         return "\n".join(lines)
@@ -82,14 +88,28 @@ def describe(
     top = type(model).__name__
     rows = tuple(
         Row(path, type(module).__name__, {n: tuple(p.shape) for n, p in module.named_parameters(recurse=False)},
-            sum(p.numel() for p in module.parameters()), counts.get(f"{top}.{path}" if path else top, 0))
-        for path, module in model.named_modules()
-        if path == "" or any(True for _ in module.parameters())
+            sum(p.numel() for p in module.parameters()), counts.get(f"{top}.{path}" if path else top, 0), same)
+        for path, module, same in _modules(model)
     )  # fmt: skip
     return Description(
         type(spec).kind, rows, rows[0].parameters, counter.get_total_flops(), tokens, batch,
         None if growing is None else growing / tokens, rolling,
     )  # fmt: skip
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """(path, module, path of an earlier one with the same weights) of what has weights, without what lies below a repeat."""
+    seen: dict[tuple[int, ...], str] = {}
+    repeated: list[str] = []
+    for path, module in model.named_modules():
+        held = tuple(id(p) for p in module.parameters())
+        if (path and not held) or any(path.startswith(f"{above}.") for above in repeated):
+            continue
+        first = seen.setdefault(held, path)
+        same = "" if first == path or path.startswith(f"{first}.") or not first else first
+        if same:
+            repeated.append(path)
+        yield path, module, same
 
 
 def longest(spec: ModelSpec) -> int | None:

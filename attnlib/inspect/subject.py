@@ -183,9 +183,9 @@ def drawn(spec: ModelSpec, *, seed: int, device: torch.device, dtype: torch.dtyp
         else:
             table = name.endswith(".table") or ("embedding" in name and "project" not in name)
             p.copy_(noise if table else noise * p.shape[-1] ** -0.5)
-    for module in model.modules():
-        if isinstance(module, SoftmaxAttention) and isinstance(module.q_norm, nn.Identity):
-            module.q.weight.mul_(module.d_head**-0.5 / module.rule.scale)  # T5 leaves the scale to its weights
+    plain = [m for m in model.modules() if isinstance(m, SoftmaxAttention) and isinstance(m.q_norm, nn.Identity)]
+    for module in {id(m.q.weight): m for m in plain}.values():  # layers may share their weights
+        module.q.weight.mul_(module.d_head**-0.5 / module.rule.scale)  # T5 leaves the scale to its weights
     return model.to(device=device, dtype=dtype)
 
 

@@ -114,11 +114,34 @@ def _alone(block: Block, x: Tensor, layout: Layout, scope: Scope, memory: Memory
     return block(x, layout, scope.fresh(), memory=memory, cache=cache)  # type: ignore[no-any-return]
 
 
+def _lend(owner: nn.Module, other: nn.Module) -> None:
+    """Give the other module the owner's parameters in place of its own; it keeps all else."""
+    for name, parameter in owner.named_parameters():
+        place, _, leaf = name.rpartition(".")
+        setattr(other.get_submodule(place), leaf, parameter)
+
+
+class SharingSpec(Spec):
+    """Layers that share their weights: `groups` runs of equally many layers, each run a cycle of `cycle` layers, repeated.
+
+    The defaults give all layers one set (ALBERT, Lan et al. 2020, arXiv:1909.11942); groups or cycle alone are the SEQUENCE
+    and the CYCLE of Takase & Kiyono (2021, arXiv:2104.06022). Masks, caches and dropout stay each layer's own.
+    """
+
+    groups: int = Field(default=1, ge=1)
+    cycle: int = Field(default=1, ge=1)
+
+    def owners(self, num_layers: int) -> tuple[int, ...]:
+        """The layer whose weights each layer has."""
+        run = num_layers // self.groups
+        return tuple(i // run * run + i % run % self.cycle for i in range(num_layers))
+
+
 class StackSpec(Spec):
     """num_layers copies of `block`, or of the named `blocks` in the order of `pattern`, repeated.
 
     bias: one score term for the whole stack (T5). dropout: after the final norm. d_out: the width that the stream is
-    projected to after it, without bias (OPT); null = as it is.
+    projected to after it, without bias (OPT); null = as it is. sharing: layers with the weights of others (ALBERT).
     """
 
     num_layers: int = Field(ge=1)
@@ -129,6 +152,7 @@ class StackSpec(Spec):
     bias: TermSpec | None = None
     d_out: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    sharing: SharingSpec | None = None
 
     @model_validator(mode="after")
     def _layers(self) -> Self:
@@ -143,6 +167,18 @@ class StackSpec(Spec):
             raise FieldError(
                 "pattern", f"{unknown[0]!r} is unknown", f"wish names out of {', '.join(self.blocks) or 'blocks'}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.sharing is not None:
+            whole = self.sharing.groups * self.sharing.cycle
+            if self.num_layers % whole:
+                fact = f"{whole} (groups x cycle) over {self.num_layers} layers"
+                raise FieldError("sharing", fact, "must divide num_layers")
+            for i, owner in enumerate(self.sharing.owners(self.num_layers)):
+                if self.layers[i] != self.layers[owner]:
+                    raise FieldError("sharing", f"layers {owner} and {i} are unlike", "only equal blocks share weights")
         return self
 
     @property
@@ -165,6 +201,8 @@ class StackSpec(Spec):
 
     def build(self, *, d_model: int, d_memory: int | None = None, path: str = "stack") -> Stack:
         blocks = [spec.build(d_model=d_model, layer=i, d_memory=d_memory) for i, spec in enumerate(self.layers)]
+        for i, owner in enumerate(self.sharing.owners(self.num_layers) if self.sharing else ()):
+            _lend(blocks[owner], blocks[i])
         for i, block in enumerate(blocks):
             block.attention.body.path = f"{path}.{i}.self"  # type: ignore[assignment]
             if block.cross is not None:

@@ -130,10 +130,10 @@ class SinusoidalSpec(PositionSpec, kind="sinusoidal"):
 
 
 class Embedding(nn.Module):
-    """token[ids] * scale + type + position, then norm, projection to M (factorised) and dropout.
+    """token[ids] * scale + type + position, then norm, dropout and projection to M (factorised).
 
-    `token_project` projects the token's vector before the others are added, `project` the sum of all. With `norm_last` the
-    norm comes after that.
+    `token_project` projects the token's vector before the others are added, `project` the sum of all. With `norm_last`
+    norm and dropout come after that.
     """
 
     def __init__(
@@ -158,8 +158,9 @@ class Embedding(nn.Module):
         self.position = position
         self.token_type = nn.Embedding(types, d_sum) if types else None
         self.token_project, self.norm, self.project = token_project, norm, project
-        self.after = ("project", "norm") if norm_last else ("norm", "project")
-        self.scale, self.round_scale, self.dropout = scale, round_scale, dropout
+        self.drop = nn.Dropout(dropout) if dropout else None
+        self.after = ("project", "norm", "drop") if norm_last else ("norm", "drop", "project")
+        self.scale, self.round_scale = scale, round_scale
 
     @property
     def max_length(self) -> int | None:
@@ -187,7 +188,7 @@ class Embedding(nn.Module):
         for name in self.after:
             if (part := getattr(self, name)) is not None:
                 x = part(x)
-        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+        return x
 
 
 class EmbeddingSpec(Spec):

@@ -15,4 +15,4 @@ def part(value: Spec | None, wanted: type[S], where: str) -> S:
     if isinstance(value, wanted):
         return value
     fact = "is missing" if value is None else f"is of kind {value.kind!r}"
-    raise CheckpointError(where, fact, f"wish {wanted.kind}")
+    raise CheckpointError(where, fact, f"wish {wanted.kind or where.rpartition('.')[2]}")

@@ -70,6 +70,7 @@ SPECS: dict[str, ModelSpec] = {
     "disentangled": decoder(
         stack={"num_layers": 2, "block": BLOCK, "bias": {"kind": "disentangled", "buckets": 4, "max_distance": 9}}
     ),
+    "weights shared": decoder(stack={"num_layers": 4, "block": LOCAL, "sharing": {"cycle": 2}}),
     "rotary by length": decoder(attention(rotary=DYNAMIC)),
     "chunks": decoder(attention(mask=["causal", {"kind": "chunk", "size": 4}])),
     "parallel, unlike widths": decoder({**attention(d_head=7, bias=True), "placement": "parallel"}),

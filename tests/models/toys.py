@@ -106,6 +106,10 @@ DECODERS: dict[str, Tree] = {
             )
         )
     ),
+    "shared": decoder(
+        block(attention=attention(num_kv_heads=2, rotary=rotary())),
+        stack={"num_layers": 4, "sharing": {"groups": 2, "cycle": 1}},
+    ),
     "factorised": decoder(
         block(attention=attention()),
         embedding={"d_embedding": 5, "norm": "layer"} | LEARNED,

@@ -23,7 +23,7 @@ from attnlib.models.heads import (
 from attnlib.models.spec import ModelSpec
 from attnlib.models.stack import StackSpec
 from attnlib.nn.embeddings import EmbeddingSpec, LearnedSpec
-from attnlib.nn.feed_forward import DenseSpec
+from attnlib.nn.feed_forward import Activation, DenseSpec
 from attnlib.nn.init import Normal
 from attnlib.nn.norms import LayerNormSpec
 from attnlib.pretrained.activations import activation_from, activation_name
@@ -57,8 +57,9 @@ class Bert(Family):
     keys: ClassVar[Mapping[str, str]] = {
         "width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads",
         "d_ff": "intermediate_size", "activation": "hidden_act", "dropout": "hidden_dropout_prob",
-        "attention_dropout": "attention_probs_dropout_prob",
+        "attention_dropout": "attention_probs_dropout_prob", "classifier_dropout": "classifier_dropout",
     }  # fmt: skip
+    defaults: ClassVar[Mapping[str, Any]] = {"activation": "gelu", "dropout": 0.1, "attention_dropout": 0.1}
     layer: ClassVar[str] = "encoder.layer.{i}."
     names: ClassVar[Mapping[str, str]] = {
         "attention.self.query": "attention.body.q", "attention.self.key": "attention.body.k",
@@ -67,23 +68,25 @@ class Bert(Family):
         "output.dense": "mlp.body.down", "output.LayerNorm": "mlp.outer",
     }  # fmt: skip
 
+    pooler: ClassVar[str] = "pooler.dense"
+    relation: ClassVar[str] = "cls.seq_relationship"
+    masked: ClassVar[str] = "cls.predictions."
+
     # -- configs ----------------------------------------------------------------------------------------------------
 
     def spec_from(self, config: HFConfig) -> EncoderSpec:
         self.refuse(config)
         key, norm = self.keys, self.norm(config)
-        dropout = config.get(key["dropout"], float, 0.1)
+        dropout = self.dropout(config)
         block = BlockSpec(
             placement="post",
             norm=norm,
             attention=SoftmaxAttentionSpec(
                 num_heads=config.get(key["heads"], int),
                 bias=True,
-                dropout=config.get(key["attention_dropout"], float, 0.1),
+                dropout=self.dropout(config, "attention_dropout"),
             ),
-            mlp=DenseSpec(
-                d_ff=config.get(key["d_ff"], int), activation=activation_from(config, key["activation"], "gelu")
-            ),
+            mlp=DenseSpec(d_ff=config.get(key["d_ff"], int), activation=self.activation(config)),
             dropout=dropout,
         )
         return EncoderSpec(
@@ -103,6 +106,14 @@ class Bert(Family):
         if not self.unties and self.architectures[self.architecture(config)] in ("masked_lm", "pretraining"):
             config.only("tie_word_embeddings", (True,))  # untied, the bias would be two tensors, of which one is not read
 
+    def dropout(self, config: HFConfig, key: str = "dropout") -> float:
+        """The dropout under a key; that of the layers where a key is silent and has no default."""
+        default = self.defaults.get(key)
+        return config.get(self.keys[key], float, self.dropout(config) if default is None else default)
+
+    def activation(self, config: HFConfig) -> Activation:
+        return activation_from(config, self.keys["activation"], self.defaults["activation"])
+
     def norm(self, config: HFConfig) -> LayerNormSpec:
         return LayerNormSpec(eps=config.get("layer_norm_eps", float, 1e-12))
 
@@ -118,10 +129,10 @@ class Bert(Family):
         """The head of a kind."""
         masked = MaskedLMHeadSpec(
             tied=config.get("tie_word_embeddings", bool, True),
-            activation=activation_from(config, self.keys["activation"], "gelu"),
+            activation=self.activation(config),
             norm=norm,
         )
-        dropout = config.get("classifier_dropout", float, config.get(self.keys["dropout"], float, 0.1))
+        dropout = self.dropout(config, "classifier_dropout")
         match kind:
             case "masked_lm":
                 return masked
@@ -171,8 +182,15 @@ class Bert(Family):
             "type_vocab_size": spec.embedding.types,
             "layer_norm_eps": norm.eps,
             "tie_word_embeddings": not isinstance(spec.head, MaskedLMHeadSpec) or spec.head.tied,
-            **({"classifier_dropout": spec.head.dropout} if isinstance(spec.head, ClassifyHeadSpec | TagHeadSpec) else {}),
+            **self.head_config(spec.head),
         }
+
+    def head_config(self, head: HeadSpec) -> dict[str, Any]:
+        """The dropout of a head, where a key of its own says it."""
+        key = self.keys["classifier_dropout"]
+        if not isinstance(head, ClassifyHeadSpec | TagHeadSpec) or key == self.keys["dropout"]:
+            return {}
+        return {key: head.dropout}
 
     # -- tensors ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +204,7 @@ class Bert(Family):
             [
                 *renames(f"{top}embeddings.", "embedding.", tables, parts=("weight",)),
                 *renames(f"{top}embeddings.", "embedding.", {"LayerNorm": "norm"}),
-                *renames(top + self.layer, "stack.blocks.{i}.", self.names),
+                *self.layer_rules(spec, top),
                 *self.more_rules(spec, top),
                 *self.head_rules(spec.head, top),
                 Ignore(f"{top}embeddings.position_ids", "counts from 0"),
@@ -194,20 +212,23 @@ class Bert(Family):
             self.spellings(bare),
         )
 
+    def layer_rules(self, spec: ModelSpec, top: str) -> Rules:
+        return list(renames(top + self.layer, "stack.blocks.{i}.", self.names))
+
     def more_rules(self, spec: ModelSpec, top: str) -> Rules:
         """The names of tensors that not all of the kin have."""
         return []
 
     def head_rules(self, head: HeadSpec, top: str) -> Rules:
         """The names of the tensors of a head, and of what files carry beside it."""
-        pooler, relation = {f"{top}pooler.dense": "dense"}, {"cls.seq_relationship": "project"}
+        pooler, relation = {f"{top}{self.pooler}": "dense"}, {self.relation: "project"}
         no_pooler = Ignore(f"{top}pooler.{{*}}", "of a pooler, which this head does not read")
-        no_relation = Ignore("cls.seq_relationship.{*}", "of a next-sentence head")
+        no_relation = Ignore(f"{self.relation}.{{*}}", "of a head over two texts")
         match head.kind:
             case "pretraining":
-                return [*predictions("head.tokens."), *renames("", "head.text.", {**pooler, **relation})]
+                return [*self.predictions("head.tokens."), *renames("", "head.text.", {**pooler, **relation})]
             case "masked_lm":
-                return [*predictions("head."), no_pooler, no_relation]
+                return [*self.predictions("head."), no_pooler, no_relation]
             case "next_sentence":
                 return [*renames("", "head.", {**pooler, **relation}), Ignore("cls.predictions.{*}", "of a masked LM head")]
             case "classify":
@@ -217,6 +238,13 @@ class Bert(Family):
             case "span":
                 return [*renames("", "head.", {"qa_outputs": "project"}), no_pooler]
         return list(renames("", "head.", pooler)) if head.kind == "pooler" else []
+
+    def predictions(self, ours: str) -> Rules:
+        """The names of the masked-LM head. Its bias has two names, one of which older files leave out."""
+        return [
+            *renames(self.masked, ours, {"transform.dense": "dense", "transform.LayerNorm": "norm"}),
+            *tied_vocabulary(self.masked, ours),
+        ]
 
     def spellings(self, bare: bool) -> Sequence[Alias]:
         """Older names of norms, and the prefix that a class without a head leaves out, present or absent."""
@@ -258,14 +286,12 @@ def vocabulary(head: HeadSpec, theirs: str) -> Rename | Tied:
     return Rename(theirs, "head.vocabulary.weight")
 
 
-def predictions(ours: str) -> Rules:
-    """The names of BERT's masked-LM head. Its bias has two names, one of which older files leave out."""
-    parts = {"transform.dense": "dense", "transform.LayerNorm": "norm"}
+def tied_vocabulary(theirs: str, ours: str) -> Rules:
+    """A bias of two names, one of which files may leave out, and the embedding's table."""
     return [
-        *renames("cls.predictions.", ours, parts),
-        Rename("cls.predictions.bias", f"{ours}vocabulary.bias"),
-        Tied("cls.predictions.decoder.bias", f"{ours}vocabulary.bias"),
-        Tied("cls.predictions.decoder.weight", "embedding.token.weight"),
+        Rename(f"{theirs}bias", f"{ours}vocabulary.bias"),
+        Tied(f"{theirs}decoder.bias", f"{ours}vocabulary.bias"),
+        Tied(f"{theirs}decoder.weight", "embedding.token.weight"),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from attnlib.models.block import BlockSpec
 from attnlib.models.encoder import EncoderSpec
-from attnlib.models.heads import ClassifyHeadSpec, HeadSpec, SpanHeadSpec, TagHeadSpec
+from attnlib.models.heads import ClassifyHeadSpec, HeadSpec, SpanHeadSpec
 from attnlib.models.stack import StackSpec
 from attnlib.nn.embeddings import EmbeddingSpec
 from attnlib.nn.norms import LayerNormSpec
@@ -33,7 +33,7 @@ class DistilBert(Bert):
     roots = ("embeddings", "transformer")
     keys: ClassVar[Mapping[str, str]] = {
         "width": "dim", "layers": "n_layers", "heads": "n_heads", "d_ff": "hidden_dim", "activation": "activation",
-        "dropout": "dropout", "attention_dropout": "attention_dropout",
+        "dropout": "dropout", "attention_dropout": "attention_dropout", "classifier_dropout": "dropout",
     }  # fmt: skip
     layer = "transformer.layer.{i}."
     names: ClassVar[Mapping[str, str]] = {
@@ -59,21 +59,20 @@ class DistilBert(Bert):
         made = super().head(config, kind, norm)
         if isinstance(made, ClassifyHeadSpec):
             return made.replace(activation="relu", dropout=config.get("seq_classif_dropout", float, 0.2))
-        if isinstance(made, SpanHeadSpec):
-            return made.replace(dropout=config.get("qa_dropout", float, 0.1))
-        return made.replace(dropout=config.get("dropout", float, 0.1)) if isinstance(made, TagHeadSpec) else made
+        return made.replace(dropout=config.get("qa_dropout", float, 0.1)) if isinstance(made, SpanHeadSpec) else made
 
     def config_of(self, spec: EncoderSpec) -> dict[str, Any]:
         tree, block = super().config_of(spec), spec.stack.layers[0]
-        for key in ("type_vocab_size", "layer_norm_eps", "classifier_dropout"):
-            tree.pop(key, None)
-        tree["dropout"] = block.mlp_dropout if block.mlp_dropout is not None else block.dropout
-        match spec.head:
+        del tree["type_vocab_size"], tree["layer_norm_eps"]
+        return {**tree, "dropout": block.dropout if block.mlp_dropout is None else block.mlp_dropout}
+
+    def head_config(self, head: HeadSpec) -> dict[str, Any]:
+        match head:
             case ClassifyHeadSpec():
-                return {**tree, "seq_classif_dropout": spec.head.dropout}
+                return {"seq_classif_dropout": head.dropout}
             case SpanHeadSpec():
-                return {**tree, "qa_dropout": spec.head.dropout}
-        return tree
+                return {"qa_dropout": head.dropout}
+        return {}
 
     def head_rules(self, head: HeadSpec, top: str) -> Rules:
         match head.kind:

@@ -8,11 +8,9 @@ from typing import Any, ClassVar
 from attnlib.attention.biases import T5RelativeSpec
 from attnlib.models.block import BlockSpec
 from attnlib.models.encoder import EncoderSpec
-from attnlib.models.heads import ClassifyHeadSpec, HeadSpec, TagHeadSpec
 from attnlib.models.spec import ModelSpec
 from attnlib.models.stack import StackSpec
 from attnlib.nn.embeddings import EmbeddingSpec
-from attnlib.nn.norms import LayerNormSpec
 from attnlib.pretrained.families.bert import Rules
 from attnlib.pretrained.families.roberta import Roberta
 from attnlib.pretrained.family import HFConfig, Sample
@@ -28,6 +26,7 @@ class MPNet(Roberta):
     model_types = ("mpnet",)
     architectures = {name.replace("Roberta", "MPNet"): kind for name, kind in Roberta.architectures.items()}
     prefix = "mpnet."
+    keys: ClassVar[Mapping[str, str]] = {**Roberta.keys, "classifier_dropout": Roberta.keys["dropout"]}
     names: ClassVar[Mapping[str, str]] = {
         "attention.attn.q": "attention.body.q", "attention.attn.k": "attention.body.k",
         "attention.attn.v": "attention.body.v", "attention.attn.o": "attention.body.out",
@@ -45,14 +44,8 @@ class MPNet(Roberta):
         config.only("relative_attention_num_buckets", (BUCKETS,))
         return super().stack(config, block).replace(bias=T5RelativeSpec(buckets=BUCKETS, max_distance=128))
 
-    def head(self, config: HFConfig, kind: str, norm: LayerNormSpec) -> HeadSpec:
-        made, dropout = super().head(config, kind, norm), config.get("hidden_dropout_prob", float, 0.1)
-        if isinstance(made, ClassifyHeadSpec):
-            return made.replace(dropout=dropout, hidden_dropout=dropout)
-        return made.replace(dropout=dropout) if isinstance(made, TagHeadSpec) else made
-
     def config_of(self, spec: EncoderSpec) -> dict[str, Any]:
-        left_out = ("type_vocab_size", "classifier_dropout", "pad_token_id")
+        left_out = ("type_vocab_size", "pad_token_id")
         tree = {key: value for key, value in super().config_of(spec).items() if key not in left_out}
         return {**tree, "relative_attention_num_buckets": BUCKETS}
 

@@ -9,10 +9,10 @@ from attnlib.models.encoder import EncoderSpec
 from attnlib.models.heads import ClassifyHeadSpec, HeadSpec, MaskedLMHeadSpec
 from attnlib.nn.embeddings import EmbeddingSpec, LearnedSpec
 from attnlib.nn.norms import LayerNormSpec
-from attnlib.pretrained.families.bert import Bert, Rules
+from attnlib.pretrained.families.bert import Bert, Rules, tied_vocabulary
 from attnlib.pretrained.family import HFConfig, Sample
 from attnlib.pretrained.parts import part
-from attnlib.pretrained.rules import Ignore, Rename, Tied, renames
+from attnlib.pretrained.rules import Ignore, renames
 
 
 class Roberta(Bert):
@@ -60,9 +60,7 @@ class Roberta(Bert):
             case "masked_lm":
                 return [
                     *renames("lm_head.", "head.", {"dense": "dense", "layer_norm": "norm"}),
-                    Rename("lm_head.bias", "head.vocabulary.bias"),
-                    Tied("lm_head.decoder.bias", "head.vocabulary.bias"),
-                    Tied("lm_head.decoder.weight", "embedding.token.weight"),
+                    *tied_vocabulary("lm_head.", "head."),
                     no_pooler,
                 ]
             case "classify":
