@@ -17,7 +17,7 @@ from attnlib.nn.conv import ConvSpec
 from attnlib.nn.embeddings import EmbeddingSpec, LearnedSpec
 from attnlib.nn.norms import LayerNormSpec
 from attnlib.pretrained.activations import activation_from, activation_name
-from attnlib.pretrained.families.bert import Bert, predictions, prefixed
+from attnlib.pretrained.families.bert import Bert
 from attnlib.pretrained.family import HFConfig, Sample
 from attnlib.pretrained.labels import labels_from, problem_from
 from attnlib.pretrained.parts import part
@@ -190,7 +190,7 @@ class DebertaV2(Bert):
     def head_rules(self, head: HeadSpec, top: str) -> list[Rename | Tied | Ignore]:
         match head.kind:
             case "masked_lm":
-                return [*predictions("head."), Ignore("mask_predictions.{*}", "detects replaced tokens, in pre-training")]
+                return [*self.predictions("head."), Ignore("mask_predictions.{*}", "detects replaced tokens, in pre-training")]
             case "classify":
                 return list(renames("", "head.", {"pooler.dense": "dense", "classifier": "project"}))
             case "tag":
@@ -201,8 +201,7 @@ class DebertaV2(Bert):
         """Those of BERT, and the masked LM's head as files with `legacy: false` have it: the same tensors."""
         newer = [Alias(f"{new}.{{*}}", f"{old}.{{*}}") for new, old in HEADS.items()]
         newer.append(Alias("lm_predictions.lm_head.bias", "cls.predictions.bias"))
-        old = [Alias("{*}LayerNorm.gamma", "{*}LayerNorm.weight"), Alias("{*}LayerNorm.beta", "{*}LayerNorm.bias")]
-        return [*old, *newer, *prefixed(self.prefix, self.roots, bare)]
+        return [*newer, *super().spellings(bare)]
 
     # -- proof ------------------------------------------------------------------------------------------------------
 
