@@ -190,7 +190,8 @@ class DebertaV2(Bert):
     def head_rules(self, head: HeadSpec, top: str) -> list[Rename | Tied | Ignore]:
         match head.kind:
             case "masked_lm":
-                return [*self.predictions("head."), Ignore("mask_predictions.{*}", "detects replaced tokens, in pre-training")]
+                detector = Ignore("mask_predictions.{*}", "detects replaced tokens, in pre-training")
+                return [*self.predictions("head."), detector]
             case "classify":
                 return list(renames("", "head.", {"pooler.dense": "dense", "classifier": "project"}))
             case "tag":
