@@ -18,7 +18,7 @@ from attnlib.errors import AttnlibError, UsageError
 
 COMMANDS = (
     "train", "generate", "fill", "embed", "classify", "answer", "tag", "score", "evaluate", "describe", "check",
-    "explain", "attend", "why", "load", "export", "parity", "configs", "schema",
+    "explain", "attend", "why", "faithful", "load", "export", "parity", "configs", "schema",
 )  # fmt: skip
 DEBUG = "ATTNLIB_DEBUG"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnlib.errors import UsageError
+from attnlib.inspect.faithful import SHARES, Curves
 from attnlib.inspect.files import write_whole
 from attnlib.inspect.maps import Array, AttentionMap, visible
 from attnlib.inspect.page import tiles
@@ -24,6 +25,7 @@ CELLS = 512  # most cells drawn along a side; beyond, means of tiles
 PIXELS = 24e6  # most dots of a figure; beyond, fewer to the inch
 _INK, _SOFT, _HAIR = "#1d2126", "#5c636c", "#d8d5cc"
 _BLUE, _ORANGE = "#0072b2", "#d55e00"  # told apart by every eye
+_LINES = (_BLUE, _ORANGE, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1d2126")
 _RAMP = ("#ffffff", "#f1f8dd", "#d3edc3", "#9bd7bd", "#5cbfc0", "#2b9cc0", "#2073b2", "#234596", "#141d5c")
 _CELL, _GAP, _LETTER = 0.17, 0.16, 0.068  # inches: a labelled cell, between panels, a letter of a label
 _SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "Noto Sans Devanagari",
@@ -110,6 +112,40 @@ def loss_curve_png(rows: Sequence[Mapping[str, Any]], path: str | Path, *, title
     for place, (_, words, colour) in zip(places, ends, strict=True):  # named where they end: no legend to look up
         axes.text(1.02, place, words, transform=axes.transAxes, color=colour, fontsize=8.5, va="center")
     _text(figure, 0.11, 0.92, visible(title, spaces=False), size=13, colour=_INK, va="center")
+    _save(figure, path, dpi)
+
+
+def faithfulness_png(found: Sequence[Curves], path: str | Path, *, title: str = "Faithfulness", dpi: int = 144) -> None:
+    """Draw the deletion and insertion curves of several methods, the random order grey, and write the PNG to `path`.
+
+    Deletion that falls early and insertion that rises early speak for a method. Raises UsageError without curves, without
+    matplotlib, or when the file cannot be written.
+    """
+    if not found:
+        raise UsageError("faithfulness", "there are no curves", "wanted at least one")
+    figure = _figure(11.2, 4.0)
+    panels = (("best taken away", "deletion"), ("best alone", "insertion"))
+    top = max(float(max(one.deletion.max(), one.insertion.max())) for one in found)
+    for number, (words, name) in enumerate(panels):
+        axes = figure.add_axes((0.06 + 0.36 * number, 0.15, 0.32, 0.7))
+        for place, one in enumerate(found):
+            plain = one.method == "random"
+            colour = _SOFT if plain else _LINES[place % len(_LINES)]
+            style = "--" if plain else ("-", "-.", ":")[place // len(_LINES) % 3]
+            label = f"{one.method}, {one.deletion_area:.2f} / {one.insertion_area:.2f}" if number else None
+            axes.plot(SHARES, getattr(one, name), color=colour, linestyle=style, linewidth=1.6, label=label)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(_HAIR)
+        axes.grid(axis="y", color=_HAIR, linewidth=0.6)
+        axes.tick_params(labelsize=8, length=0, colors=_SOFT)
+        axes.set_ylim(0, top * 1.04)
+        axes.set_xlabel(f"part of the words, {words}", fontsize=8.5, color=_SOFT)
+    figure.axes[0].set_ylabel("probability of the answer", fontsize=8.5, color=_SOFT)
+    figure.legend(loc="center left", bbox_to_anchor=(0.75, 0.5), frameon=False, fontsize=7.5,
+                  title="area: deletion / insertion", title_fontsize=7.5)  # fmt: skip
+    _text(figure, 0.06, 0.94, visible(title, spaces=False), size=13, colour=_INK, va="center")
     _save(figure, path, dpi)
 
 

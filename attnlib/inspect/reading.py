@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnlib.errors import LayoutError, UsageError
 from attnlib.generate.prompts import check_ids, is_kind, start_of, vocab_of
+from attnlib.models.heads import PooledHead
 
 if TYPE_CHECKING:
     from attnlib.text.tokenizer import Tokenizer
@@ -147,6 +148,8 @@ def read_text(model: Any, tokenizer: Tokenizer, text: str) -> Reading:
     source, ended as in training, and its decoder has read the start id.
     """
     before, after = tokenizer.template
+    if (before, after) == ((), ()) and tokenizer.bos_id is not None and isinstance(model.head, PooledHead):
+        before = (tokenizer.bos_id,)  # a first token to pool from, as classifiers are trained
     if is_kind(model, "encoder"):
         return checked(model, Reading(_framed("text", tokenizer, _marked(tokenizer, text), text, before, after)))
     found = tokenizer.offsets(text)
@@ -177,6 +180,8 @@ def go_on(reading: Reading, tokenizer: Tokenizer | None, ids: Sequence[int]) -> 
 
 def checked(model: Any, reading: Reading) -> Reading:
     """The reading as it came; an error that names the side where it does not fit the model."""
+    if getattr(model, "features", None) is not None:
+        raise UsageError("model", "reads features, not text", "explanations are of texts")
     for side in reading.sides:
         source = side.name == "source"
         empty = not side.own if (source or reading.source is None) else not side.ids

@@ -36,7 +36,7 @@ def asked(name: str, target: str | None = None) -> Question:
 
 def quick(method: str) -> Method:
     """The method, at its cheapest."""
-    return IntegratedGradients(points=8, most=8) if method == "integrated_gradients" else find_method(method)
+    return IntegratedGradients(most=8) if method == "integrated_gradients" else find_method(method)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -154,8 +154,8 @@ def test_what_cannot_be_asked_is_one_line() -> None:
         find_method("rolout")
     with pytest.raises(UsageError, match="flow is found for at most 128"):
         why(ask(gpt, read(gpt, [1] * 200)), "flow")
-    with pytest.raises(UsageError, match="points: is 4"):
-        IntegratedGradients(points=4)
+    with pytest.raises(UsageError, match="most: is 4"):
+        IntegratedGradients(most=4)
 
 
 class MeanOfPast(nn.Module):
