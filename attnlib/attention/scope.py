@@ -15,6 +15,7 @@ from attnlib.attention.masks import Mask
 from attnlib.attention.rotary import Lengths
 from attnlib.attention.visibility import Visibility
 from attnlib.layout import Layout
+from attnlib.nn.mixture import Routed, balance
 
 
 class Door:
@@ -41,20 +42,26 @@ def standing_at_the_door(door: Door) -> Iterator[None]:
 
 
 class Scope:
-    """One forward: visibilities made once a pattern, the terms a stack shares, the lengths rotary is scaled for."""
+    """One forward: visibilities made once a pattern, the terms a stack shares, the lengths rotary is scaled for, and
+    what its routers note."""
 
-    __slots__ = ("backend", "door", "lengths", "sights", "terms")
+    __slots__ = ("backend", "door", "lengths", "routed", "sights", "terms")
 
     def __init__(self, *, terms: tuple[ScoreTerm, ...] = (), lengths: Lengths | None = None, backend: str = "auto") -> None:
         self.terms, self.lengths, self.backend = terms, lengths, backend
         self.sights: list[Visibility] = []
+        self.routed: list[Routed] = []
         self.door = self.open_door()
 
     def fresh(self) -> Scope:
         """The same forward with nothing made yet: what is recomputed must find what it found the first time."""
         new = Scope(terms=self.terms, lengths=self.lengths, backend=self.backend)
-        new.door = self.door
+        new.door, new.routed = self.door, self.routed
         return new
+
+    def losses(self) -> dict[str, Tensor]:
+        """Further losses of this forward, by name."""
+        return {"balance": balance(self.routed)} if self.routed else {}
 
     @staticmethod
     def open_door() -> Door | None:

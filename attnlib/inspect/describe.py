@@ -160,7 +160,7 @@ def advance(model: Decoder | EncoderDecoder, ids: Tensor, state: DecodingState, 
         last: Tensor = model(ids, layout, state=state, head=False).last
     else:
         table = model.decoder_embedding or model.embedding
-        last, _ = model.decoder(table(ids, layout), layout, state=state)
+        last = model.decoder(table(ids, layout), layout, state=state).last
     return last
 
 

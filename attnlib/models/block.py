@@ -74,6 +74,7 @@ class Block(nn.Module):
         self.norm = norm  # parallel with one norm for both
         self.attention, self.cross, self.mlp, self.conv = attention, cross, mlp, conv
         self.parallel = parallel
+        self.feed = _routed if mlp is not None and getattr(mlp.body, "routes", False) else _alone
 
     def forward(self, x: Tensor, layout: Layout, scope: Scope, *, memory: Memory | None = None, cache: Any = None) -> Tensor:
         """x [B, T, M] -> [B, T, M]; `memory` is this layer's own keep of the encoder."""
@@ -84,14 +85,27 @@ class Block(nn.Module):
         def attend(y: Tensor) -> Tensor:
             return self.attention.body(y, layout, scope, cache=cache)  # type: ignore[no-any-return]
 
+        def feed(y: Tensor) -> Tensor:
+            return self.feed(self.mlp.body, y, layout, scope)  # type: ignore[union-attr]
+
         if self.parallel and self.mlp is not None:
             y = x if self.norm is None else self.norm(x)
-            return x + self.attention(y, attend) + self.mlp(y, self.mlp.body)  # type: ignore[no-any-return]
+            return x + self.attention(y, attend) + self.mlp(y, feed)  # type: ignore[no-any-return]
         x = self.attention(x, attend)
         if self.cross is not None:
             body = self.cross.body
             x = self.cross(x, lambda y: body(y, layout, scope, memory=memory))
-        return x if self.mlp is None else self.mlp(x, self.mlp.body)
+        return x if self.mlp is None else self.mlp(x, feed)
+
+
+def _alone(body: nn.Module, y: Tensor, layout: Layout, scope: Scope) -> Tensor:
+    """A feed-forward that reads each token alone."""
+    return body(y)  # type: ignore[no-any-return]
+
+
+def _routed(body: nn.Module, y: Tensor, layout: Layout, scope: Scope) -> Tensor:
+    """One that notes for the whole forward where it sent the tokens."""
+    return body(y, layout, scope.routed)  # type: ignore[no-any-return]
 
 
 class BlockSpec(Spec):

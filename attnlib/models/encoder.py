@@ -43,9 +43,9 @@ class Encoder(nn.Module):
     ) -> Output:
         layout = read_layout(ids, layout, attention_mask, embeds)
         x = self.embedding(ids, layout, embeds=embeds, types=types)
-        x, stream = self.stack(x, layout, hidden=hidden)
+        x, stream, aux = self.stack(x, layout, hidden=hidden)
         read = read_head(self.head, x, self.embedding.token.weight, layout, at, head)
-        return Output(x, read.logits, stream, read.pooled, text_logits=read.text_logits)
+        return Output(x, read.logits, stream, read.pooled, aux=aux, text_logits=read.text_logits)
 
 
 class EncoderSpec(ModelSpec, kind="encoder"):

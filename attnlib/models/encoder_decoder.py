@@ -67,8 +67,8 @@ class EncoderDecoder(nn.Module):
             embeds, ids = self.features.read(ids), None
         layout = read_layout(ids, layout, attention_mask, embeds, name="source ids")
         x = (self.features or self.embedding)(ids, layout, embeds=embeds)
-        x, stream = self.encoder(x, layout, hidden=hidden)
-        return Output(x, hidden=stream), layout
+        x, stream, aux = self.encoder(x, layout, hidden=hidden)
+        return Output(x, hidden=stream, aux=aux), layout
 
     def forward(
         self,
@@ -93,9 +93,10 @@ class EncoderDecoder(nn.Module):
         memory = self.decoder.remember(source.last, layout)
         table = self.decoder_embedding or self.embedding
         x = table(decoder_ids, decoder_layout, embeds=decoder_embeds)
-        x, stream = self.decoder(x, decoder_layout, memory=memory, hidden=hidden)
+        x, stream, aux = self.decoder(x, decoder_layout, memory=memory, hidden=hidden)
+        aux = {name: source.aux.get(name, 0.0) + aux.get(name, 0.0) for name in {**source.aux, **aux}}
         read = read_head(self.head, x, table.token.weight, decoder_layout, at, head)
-        return Output(x, read.logits, stream, read.pooled, source, text_logits=read.text_logits)
+        return Output(x, read.logits, stream, read.pooled, source, aux, text_logits=read.text_logits)
 
     def again(self, ids: Tensor, layout: Layout) -> Tensor:
         """The source [B, S] for the decoder: each text one place to the right, behind the start id."""
@@ -125,7 +126,7 @@ class EncoderDecoder(nn.Module):
         state.count(layout)
         layout = read_layout(ids, layout, None, None, name="decoder_ids")
         table = self.decoder_embedding or self.embedding
-        x, _ = self.decoder(table(ids, layout), layout, state=state)
+        x = self.decoder(table(ids, layout), layout, state=state).last
         logits = read_head(self.head, x, table.token.weight, layout, at, True).logits
         assert isinstance(logits, torch.Tensor)
         return logits

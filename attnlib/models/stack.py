@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -22,6 +22,14 @@ from attnlib.models.state import DecodingState
 from attnlib.nn.linear import Linear
 from attnlib.nn.norms import Norm
 from attnlib.spec import FieldError, Spec
+
+
+class StackOutput(NamedTuple):
+    """last [B, T, M]; hidden: on request the stream before each block and after the last; aux: further losses by name."""
+
+    last: Tensor
+    hidden: tuple[Tensor, ...] | None
+    aux: dict[str, Tensor]
 
 
 class Stack(nn.Module):
@@ -53,8 +61,8 @@ class Stack(nn.Module):
         state: DecodingState | None = None,
         memory: list[Memory] | None = None,
         hidden: bool = False,
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """x [B, T, M] -> the final [B, T, M] and, where `hidden` asks, the stream before each block and after the last."""
+    ) -> StackOutput:
+        """x [B, T, M] through the blocks, after what a `state` holds."""
         terms = (self.bias,) if isinstance(self.bias, ScoreTerm) else ()
         scope = Scope(terms=terms, lengths=None if state is None else state.horizon, backend=self.backend)
         caches: list[LayerCache | None] = [None] * len(self.blocks)
@@ -74,7 +82,7 @@ class Stack(nn.Module):
         if self.project is not None:
             x = self.project(x)
         x = F.dropout(x, self.dropout) if self.dropout and self.training else x
-        return x, None if stream is None else tuple(stream)
+        return StackOutput(x, None if stream is None else tuple(stream), scope.losses())
 
     def remember(self, x: Tensor, layout: Layout) -> list[Memory]:
         """What each block's cross-attention keeps of an encoder's output x [B, S, M]."""

@@ -105,7 +105,9 @@ def initialise(model: nn.Module, init: Init, num_layers: int) -> None:
                 if init.zero_out and _writes(name):
                     parameter.zero_()
                 else:
-                    init.draw(name, parameter, num_layers)
+                    several = parameter.unbind(0) if getattr(module, "several", False) else (parameter,)
+                    for weight in several:
+                        init.draw(name, weight, num_layers)
             elif leaf == "weight":
                 parameter.fill_(0.0 if getattr(module, "unit_offset", False) else 1.0)
             else:

@@ -61,6 +61,10 @@ DECODERS: dict[str, Tree] = {
     ),
     "parallel": decoder(block("parallel", "layer", attention=attention(rotary=rotary()))),
     "parallel_shared": decoder(block("parallel", "layer", attention=attention(rotary=rotary()), share_norm=True)),
+    "mixture": decoder(
+        block(mlp={"kind": "mixture", "d_ff": 6, "num_experts": 3, "top_k": 2, "balance": 0.1}, attention=attention()),
+        embedding=LEARNED,
+    ),
     "no_norm": decoder(block(norm=None, attention=attention()), embedding=LEARNED),
     "alibi": decoder(block(attention=attention(term="alibi", num_kv_heads=2))),
     "t5_shared": decoder(block(attention=attention()), stack={"bias": {"kind": "t5_relative", "buckets": 8, "both": False}}),

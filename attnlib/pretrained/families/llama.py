@@ -43,6 +43,7 @@ class Llama(DecoderFamily):
     }  # fmt: skip
     defaults: ClassVar[Mapping[str, Any]] = {}  # what their config class says where a file is silent
     unsaid: ClassVar[frozenset[str]] = frozenset()  # keys below that their config class does not have
+    feed: ClassVar[type[FeedForward]] = GatedSpec
     activation: ClassVar[tuple[str, str]] = ("hidden_act", "silu")  # the key and its default
     norms: ClassVar[Mapping[str, str]] = {
         "input_layernorm": "attention.before", "post_attention_layernorm": "mlp.before",
@@ -113,23 +114,25 @@ class Llama(DecoderFamily):
     # -- to a config ------------------------------------------------------------------------------------------------
 
     def keys(self, spec: ModelSpec, attentions: tuple[SoftmaxAttentionSpec, ...]) -> dict[str, Any]:
-        _, mlp, norm = self.parts(spec, GatedSpec, RMSNormSpec)
+        block, _, norm = self.parts(spec, self.feed, RMSNormSpec)
         attention = attentions[0]
         said = {
             "hidden_size": spec.d_model,
             "num_hidden_layers": len(attentions),
-            "intermediate_size": mlp.d_ff,
             "num_attention_heads": attention.num_heads,
             "num_key_value_heads": attention.num_kv_heads or attention.num_heads,
             "head_dim": attention.d_head or spec.d_model // attention.num_heads,
-            self.activation[0]: activation_name(mlp.activation, self.activation[1]),
             "rms_norm_eps": norm.eps,
             "attention_bias": bool(attention.bias),
             "attention_dropout": attention.dropout,
-            "mlp_bias": mlp.bias,
+            **self.mlp_keys(block.mlp),
             **self.rope(attentions),
         }
         return {key: value for key, value in said.items() if key not in self.unsaid}
+
+    def mlp_keys(self, mlp: Any) -> dict[str, Any]:
+        act = activation_name(mlp.activation, self.activation[1])
+        return {"intermediate_size": mlp.d_ff, self.activation[0]: act, "mlp_bias": mlp.bias}
 
     def rope(self, attentions: Sequence[SoftmaxAttentionSpec]) -> dict[str, Any]:
         """The keys of the rotary: that of the first layer which has one."""
