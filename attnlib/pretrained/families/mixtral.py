@@ -73,7 +73,7 @@ class Mixtral(Mistral):
                 "two of four": {},
                 "three of five, window, tied": {
                     "num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 5, "tie_word_embeddings": True,
-                    "output_router_logits": True, "router_jitter_noise": 0.1, "router_aux_loss_coef": 0.02,
+                    "router_jitter_noise": 0.1,
                 },
                 "one of two, wide heads": {
                     "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 10, "num_key_value_heads": 1,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from foreign_folders import goes_both_ways, refused, written
+from foreign_folders import goes_both_ways, refused, rewritten, written
 
 from attnlib.attention.masks import Causal
 from attnlib.pretrained import load, read_spec
@@ -40,6 +40,10 @@ def test_a_missing_expert_is_named(tmp_path):
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_balance_of_experts_is_that_of_transformers_in_value_and_gradient(tmp_path, padded):
     hf, folder = written("mixtral", "three of five, window, tied", tmp_path)
+    asked = {"output_router_logits": True, "router_aux_loss_coef": 0.02}
+    assert read_spec(folder).stack.block.mlp.balance == 0.0 and rewritten(folder, **asked)
+    tree = family_named("mixtral").config_from(read_spec(folder))
+    assert {key: tree[key] for key in asked} == asked and tree["router_jitter_noise"] == 0.1
     assert read_spec(folder).stack.block.mlp.balance == 0.02
     hf.config.router_jitter_noise = 0.0
     ids, mask = torch.arange(5, 29).view(2, 12), torch.ones(2, 12, dtype=torch.long)
