@@ -12,7 +12,7 @@ HELP = "write a model as a folder of a public family: config.json, safetensors, 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="a model's folder, ours or of a known family, or a run's folder")
     parser.add_argument("out", metavar="OUT", help="the folder to write: new, empty, or an older checkpoint")
-    parser.add_argument("--family", metavar="NAME", help="such as llama (default: the one that it was read as)")
+    parser.add_argument("--family", metavar="NAME", help="see README; default: the one that it was read as")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights written (default: as they are)")
     parser.add_argument("--shard-bytes", type=count, default=5 << 30, metavar="N", help="most bytes a file (default: 5 GiB)")
 

@@ -37,7 +37,7 @@ class Normal(Init, kind="normal"):
         return self.scale
 
 
-class GPT2(Init, kind="gpt2"):
+class DepthScaled(Init, kind="depth_scaled"):
     """N(0, scale), and scale / sqrt(2 n) for what writes to the stream of n layers (Radford et al. 2019)."""
 
     scale: float = Field(default=0.02, gt=0)
@@ -66,7 +66,7 @@ class Xavier(Init, kind="xavier"):
         nn.init.uniform_(weight, -bound, bound)
 
 
-class T5(Init, kind="t5"):
+class UnscaledScores(Init, kind="unscaled_scores"):
     """T5's factors: q by (M D)^-1/2, k, v, up by M^-1/2, out by (H D)^-1/2, down by F^-1/2, tables by 1."""
 
     factor: float = Field(default=1.0, gt=0)

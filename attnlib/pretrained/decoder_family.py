@@ -12,7 +12,7 @@ from attnlib.models.block import BlockSpec
 from attnlib.models.heads import LMHeadSpec
 from attnlib.models.spec import ModelSpec
 from attnlib.nn.feed_forward import FeedForward
-from attnlib.nn.init import GPT2, Normal
+from attnlib.nn.init import DepthScaled, Normal
 from attnlib.nn.norms import Norm
 from attnlib.pretrained.decoders import attentions_of, decoder_of
 from attnlib.pretrained.family import Family, Sample
@@ -42,7 +42,7 @@ class DecoderFamily(Family):
             "vocab_size": spec.vocab_size,
             "tie_word_embeddings": isinstance(spec.head, LMHeadSpec) and spec.head.tied,
             **labels_config(spec.head),
-            **({self.deviation: spec.init.scale} if isinstance(spec.init, Normal | GPT2) else {}),
+            **({self.deviation: spec.init.scale} if isinstance(spec.init, Normal | DepthScaled) else {}),
             **self.keys(spec, attentions_of(spec)),
         }
         self.say(spec, tree)

@@ -39,8 +39,8 @@ ALL_ROLES = ("q", "k", "v", "out", "up", "gate", "down", "token")
 
 EXPECTED = {
     "normal": ({"kind": "normal", "scale": 0.05}, dict.fromkeys(ALL_ROLES, 0.05)),
-    "gpt2": (
-        {"kind": "gpt2"},
+    "depth_scaled": (
+        {"kind": "depth_scaled"},
         dict.fromkeys(("q", "k", "v", "up", "gate", "token"), 0.02)
         | dict.fromkeys(("out", "down"), 0.02 / math.sqrt(2 * LAYERS)),
     ),
@@ -54,8 +54,8 @@ EXPECTED = {
         | dict.fromkeys(("up", "gate", "down"), math.sqrt(2 / (M + FF)))
         | {"token": math.sqrt(2 / (VOCAB + M))},
     ),
-    "t5": (
-        {"kind": "t5", "d_head": D},
+    "unscaled_scores": (
+        {"kind": "unscaled_scores", "d_head": D},
         {"q": (M * D) ** -0.5, "k": M**-0.5, "v": M**-0.5, "out": (HEADS * D) ** -0.5, "up": M**-0.5, "gate": M**-0.5,
          "down": FF**-0.5, "token": 1.0},
     ),

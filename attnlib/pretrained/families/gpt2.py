@@ -15,7 +15,7 @@ from attnlib.models.spec import ModelSpec
 from attnlib.models.stack import StackSpec
 from attnlib.nn.embeddings import EmbeddingSpec, LearnedSpec
 from attnlib.nn.feed_forward import DenseSpec
-from attnlib.nn.init import GPT2 as GPT2Init
+from attnlib.nn.init import DepthScaled
 from attnlib.nn.norms import LayerNormSpec
 from attnlib.pretrained.activations import activation_from, activation_name
 from attnlib.pretrained.decoder_family import DecoderFamily
@@ -70,7 +70,7 @@ class GPT2(DecoderFamily):
                 config, self.architectures[self.architecture(config)],
                 LMHeadSpec(tied=config.get("tie_word_embeddings", bool, True)),
             ),
-            init=GPT2Init(scale=config.get("initializer_range", float, 0.02)),
+            init=DepthScaled(scale=config.get("initializer_range", float, 0.02)),
         )  # fmt: skip
 
     def keys(self, spec: ModelSpec, attentions: tuple[SoftmaxAttentionSpec, ...]) -> dict[str, Any]:

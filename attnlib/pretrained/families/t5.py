@@ -19,7 +19,7 @@ from attnlib.models.spec import ModelSpec
 from attnlib.models.stack import StackSpec
 from attnlib.nn.embeddings import EmbeddingSpec
 from attnlib.nn.feed_forward import DenseSpec, FeedForward, GatedSpec
-from attnlib.nn.init import T5 as T5Init
+from attnlib.nn.init import UnscaledScores
 from attnlib.nn.norms import RMSNormSpec
 from attnlib.pretrained.activations import activation_from, activation_name
 from attnlib.pretrained.family import Family, HFConfig, Sample
@@ -59,7 +59,7 @@ class T5(Family):
             "d_model": width,
             "vocab_size": config.get("vocab_size", int),
             "embedding": EmbeddingSpec(dropout=drop),
-            "init": T5Init(factor=config.get("initializer_factor", float, 1.0), d_head=config.get("d_kv", int, 64)),
+            "init": UnscaledScores(factor=config.get("initializer_factor", float, 1.0), d_head=config.get("d_kv", int, 64)),
             "head": self._head(config),
         }
         if self._reads_alone(self.architecture(config)):
@@ -154,7 +154,7 @@ class T5(Family):
             "dropout_rate": stack.dropout,
             "classifier_dropout": drop,
             **labels_config(spec.head),
-            **({"initializer_factor": spec.init.factor} if isinstance(spec.init, T5Init) else {}),
+            **({"initializer_factor": spec.init.factor} if isinstance(spec.init, UnscaledScores) else {}),
         }
         if isinstance(spec, EncoderDecoderSpec):
             tree |= {"num_decoder_layers": spec.decoder.num_layers, "decoder_start_token_id": spec.decoder_start}
