@@ -33,7 +33,7 @@ class Albert(Bert):
         "AlbertForTokenClassification": "tag",
         "AlbertForQuestionAnswering": "span",
     }
-    uncovered = "multiple choice, groups of unlike size, an embedding as wide as the layers"
+    uncovered = "multiple choice, groups of unlike size, an embedding as wide as the layers, an untied vocabulary"
     prefix = "albert."
     keys: ClassVar[Mapping[str, str]] = {**Bert.keys, "classifier_dropout": "classifier_dropout_prob"}
     defaults: ClassVar[Mapping[str, Any]] = {

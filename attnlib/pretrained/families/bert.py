@@ -52,7 +52,7 @@ class Bert(Family):
     }
     unties: ClassVar[bool] = False  # whether the vocabulary may have a table of its own
     prefix: ClassVar[str] = "bert."
-    uncovered = "multiple choice, causal decoding"
+    uncovered = "multiple choice, causal decoding, a vocabulary untied from the embedding"
     roots: ClassVar[Sequence[str]] = ("embeddings", "encoder", "pooler")  # what lies under the prefix
     keys: ClassVar[Mapping[str, str]] = {
         "width": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads",

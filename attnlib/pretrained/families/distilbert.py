@@ -28,6 +28,7 @@ class DistilBert(Bert):
         "DistilBertForTokenClassification": "tag",
         "DistilBertForQuestionAnswering": "span",
     }
+    uncovered = "multiple choice"
     unties = True
     prefix = "distilbert."
     roots = ("embeddings", "transformer")

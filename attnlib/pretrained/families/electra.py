@@ -28,6 +28,7 @@ class Electra(Bert):
         "ElectraForTokenClassification": "tag",
         "ElectraForQuestionAnswering": "span",
     }
+    uncovered = "multiple choice, causal decoding"
     unties = True
     prefix = "electra."
     roots = ("embeddings", "embeddings_project", "encoder")

@@ -25,6 +25,7 @@ class MPNet(Roberta):
     name = "mpnet"
     model_types = ("mpnet",)
     architectures = {name.replace("Roberta", "MPNet"): kind for name, kind in Roberta.architectures.items()}
+    uncovered = "multiple choice, other than 32 buckets, a vocabulary untied from the embedding"
     prefix = "mpnet."
     keys: ClassVar[Mapping[str, str]] = {**Roberta.keys, "classifier_dropout": Roberta.keys["dropout"]}
     names: ClassVar[Mapping[str, str]] = {
