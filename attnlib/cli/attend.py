@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from attnlib.cli.common import Loaded, count, model_argument, open_model, read_input, runtime_arguments, source_ids
+from attnlib.cli.common import Loaded, count, model_argument, open_model, read_input, runtime_arguments
 
 if TYPE_CHECKING:
     from attnlib.text.tokenizer import Tokenizer
@@ -92,7 +92,7 @@ def _ids(args: argparse.Namespace, loaded: Loaded, tokenizer: Tokenizer) -> tupl
         before, after = tokenizer.template
         ids, source = [*before, *tokenizer.encode(text), *(after if is_kind(model, "encoder") else ())], None
     else:
-        source = source_ids(tokenizer, text if args.source is None else args.source)
+        source = tokenizer.source(text if args.source is None else args.source)
         ids = _target(args, loaded, tokenizer, source, args.target if args.source is None else text)
     if not ids:
         raise UsageError("TEXT", "is empty", "wish at least one token")

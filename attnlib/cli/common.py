@@ -167,13 +167,6 @@ def read_lines(name: str) -> list[str]:
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 
-def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """A source as an encoder-decoder reads it in training: ended by eos, once."""
-    ids = tokenizer.encode(text, template=True)
-    ended = tokenizer.eos_id is None or ids[-1:] == [tokenizer.eos_id]
-    return ids if ended else [*ids, tokenizer.need("eos")]
-
-
 def read_input(text: str) -> str:
     """The text given, or what is on stdin where it is `-`."""
     import sys

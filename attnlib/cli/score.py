@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from attnlib.cli.common import model_argument, open_model, read_input, runtime_arguments, source_ids
+from attnlib.cli.common import model_argument, open_model, read_input, runtime_arguments
 
 HELP = "log-probability of each token of a text, and the perplexity of the whole"
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if is_kind(loaded.model, "encoder_decoder"):
         if args.source is None:
             raise UsageError("--source", "is missing", "an encoder-decoder scores a target given its source")
-        found = score(loaded.model, [source_ids(tokenizer, text)], source=[source_ids(tokenizer, args.source)],
+        found = score(loaded.model, [tokenizer.source(text)], source=[tokenizer.source(args.source)],
                       tokenizer=tokenizer)[0]  # fmt: skip
     elif args.source is not None:
         raise UsageError("--source", "is given", "only an encoder-decoder reads one")

@@ -45,13 +45,16 @@ _NOT_DONE: dict[str, tuple[Any, ...]] = {  # a word and the values by which it a
 }  # fmt: skip
 
 
-def choose(model: Any, sampling: Sampling | None, options: Mapping[str, Any]) -> Sampling:
+def choose(
+    model: Any, sampling: Sampling | None, options: Mapping[str, Any], *, words: Mapping[str, Any] | None = None
+) -> Sampling:
     """The choices of a call: `options` over `sampling`, or over those of the model's generation config.
 
+    `words`: of a generation config, laid on those of the model's.
     The ids that end and begin a text are the model's either way, where the call says none. SpecErrors where the model's
     config asks for what is not done here, unless a `sampling` stands in for it.
     """
-    tree = getattr(model, "generation", None) or {}
+    tree = {**(getattr(model, "generation", None) or {}), **(words or {})}
     facts = _facts(tree, paired=is_kind(model, "encoder_decoder"))
     if sampling is not None:
         chosen = Sampling.of(sampling, **options)

@@ -12,6 +12,7 @@ from attnlib.tasks.filling import Filling, complete, fill
 from attnlib.tasks.labelling import Label, classify
 from attnlib.tasks.ready import Ready, load
 from attnlib.tasks.tagging import Tagged, tag
+from attnlib.tasks.texts import summarize, translate
 
 __all__ = [
     "Answer",
@@ -28,5 +29,7 @@ __all__ = [
     "embed",
     "fill",
     "load",
+    "summarize",
     "tag",
+    "translate",
 ]

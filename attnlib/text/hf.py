@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +110,10 @@ class HFTokenizer(Tokenizer):
     def save(self, folder: str | Path) -> TokenizerSpec:
         (Path(folder) / "tokenizer.json").write_text(self._document, encoding="utf-8")
         return HF(**self._roles)
+
+    def named(self, pattern: re.Pattern[str]) -> dict[str, int]:
+        """All tokens of the vocabulary, special or not, whose whole name is of a pattern."""
+        return {name: i for name, i in self._plain.get_vocab().items() if pattern.fullmatch(name)}
 
     def knows(self, name: str) -> bool:
         """Whether a token of this name is in the vocabulary."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -122,9 +123,20 @@ class Tokenizer(ABC):
         a, b = len(before), len(before) + len(first) + len(between)
         return Framed(ids, types, range(a, a + len(first)), range(b, b + len(second or ())))
 
+    def source(self, text: str, template: tuple[tuple[int, ...], tuple[int, ...]] | None = None) -> list[int]:
+        """A text as an encoder-decoder reads it: inside a template (None = the tokenizer's own), ended by eos, once."""
+        before, after = self.template if template is None else template
+        ids = [*before, *self.pieces(text).tolist(), *after]
+        ended = self.eos_id is None or self.eos_id in (*after, *ids[-1:])
+        return ids if ended else [*ids, self.need("eos")]
+
     def special(self, name: str) -> int | None:
         """The id of a special token by its name."""
         return next((i for i, known in self.special_names.items() if known == name), None)
+
+    def named(self, pattern: re.Pattern[str]) -> dict[str, int]:
+        """The special tokens whose whole name is of a pattern, with their ids."""
+        return {name: i for i, name in self.special_names.items() if pattern.fullmatch(name)}
 
     def stream(self) -> StreamDecoder:
         """A decoder for ids that arrive one by one."""

@@ -110,3 +110,15 @@ def test_tag_tells_labels_and_characters(tmp_path: Path, capsys: Capture) -> Non
         first, last = line.split()[2].split("-")
         assert found and line.endswith("Ahab of Nantucket"[int(first) : int(last)])
     assert "needs head: tag" in refused(capsys, "tag", saved(tmp_path / "n", "span"), "a")
+
+
+def test_translate_and_summarize_write_a_line_a_text(runs: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "lines.txt").write_text("the girl sings\nthe boy runs\n")
+    for command in ("translate", "summarize"):
+        argv = [command, runs["t5"], "--file", tmp_path / "lines.txt", "--max-new-tokens", 6]
+        assert told(capsys, *argv).count("\n") == 2
+        assert told(capsys, *argv, "--num-beams", 2, "--prefix", "ask: ").count("\n") == 2
+        assert "neither TEXT nor --file" in refused(capsys, command, runs["t5"])
+        assert "writes no text from a text" in refused(capsys, command, runs["bert"], "a")
+        assert refused(capsys, *argv, "--top-k", 3).startswith("--top-k: is 3 without sampling")
+    assert "this model names no languages" in refused(capsys, "translate", runs["t5"], "a", "--to", "ro")
