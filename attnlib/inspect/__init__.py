@@ -1,9 +1,21 @@
 """Seeing what attention did: recorded weights and activations, the page that shows them, figures for papers."""
 
+from attnlib.inspect.ablation import ablated, gated
 from attnlib.inspect.maps import AttentionMap
 from attnlib.inspect.recording import Recording, record
 from attnlib.inspect.seen import SeenWeights
 from attnlib.inspect.sites import sites, watching
 from attnlib.inspect.summaries import Summaries, Summary
 
-__all__ = ["AttentionMap", "Recording", "SeenWeights", "Summaries", "Summary", "record", "sites", "watching"]
+__all__ = [
+    "AttentionMap",
+    "Recording",
+    "SeenWeights",
+    "Summaries",
+    "Summary",
+    "ablated",
+    "gated",
+    "record",
+    "sites",
+    "watching",
+]
