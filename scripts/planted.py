@@ -3,8 +3,10 @@
     python scripts/planted.py [FOLDER] [key=value ...]
 
 A minute of training on two free cores, and one of explaining. FOLDER (default runs/planted) gets a run of each stack;
-overrides such as train.steps=100 go to each config. Printed of held-out texts: precision at 3 beside the base rate, and
-the rank correlation that each explanation keeps when the layers' weights are shuffled from the top down.
+overrides such as train.steps=100 go to each config. Printed of held-out texts: precision at 3 beside the base rate, the
+rank correlation that each explanation keeps when the layers' weights are shuffled from the top down, and at the end every
+method over all stacks with what is to be held of it. Exit code 1 where no method finds the evidence of a stack, or where
+the random one is off its base rate.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 
 from attnlib.cli import main
 from attnlib.inspect.explanations import Method, ask, why
-from attnlib.inspect.planted import FOR, Planted, base_rate, plant, precision, rows_of
+from attnlib.inspect.planted import FOR, Planted, base_rate, chance_spread, plant, precision, rows_of, verdict
 from attnlib.inspect.question import Question
 from attnlib.inspect.reading import read_text
 from attnlib.inspect.sanity import sanity
@@ -42,6 +44,7 @@ MODELS = {
 }
 OBJECTIVES = {"encoder": "classify", "decoder": "classify", "encoder_decoder": "seq2seq"}
 TRAIN, HELD, HELD_SEED, SANE = 20_000, 100, 99, 10
+FOUND = 0.9  # precision that the best must reach
 
 
 def config(kind: str) -> str:
@@ -73,18 +76,35 @@ def questions(kind: str, folder: Path, held: Sequence[Planted]) -> list[Question
     return [ask(model, read_text(model, tokenizer, one.text), f"{word}={one.label}", tokenizer=tokenizer) for one in held]
 
 
-def report(kind: str, folder: Path) -> None:
+def report(kind: str, folder: Path) -> dict[str, float]:
+    """Print what each method finds in one stack; the precision of each."""
     held = plant(HELD, HELD_SEED)
     asked = questions(kind, folder, held)
     print(f"\n{kind}: precision at {FOR} on {HELD} held-out texts, base rate {base_rate():.3f}")
+    figures: dict[str, float] = {}
     for name in Method.known():
         found = [why(question, name) for question in asked]
         right = np.mean([np.exp(one.logprobs[0]) > 0.5 for one in found])
-        mean = np.mean([precision(one, planted) for one, planted in zip(found, held, strict=True)])
-        print(f"  {name:22s} {mean:.3f}   (the model is right on {right:.0%})", flush=True)
+        figures[name] = float(np.mean([precision(one, planted) for one, planted in zip(found, held, strict=True)]))
+        print(f"  {name:22s} {figures[name]:.3f}   (the model is right on {right:.0%})", flush=True)
     print(f"{kind}: rank correlation with 0, 1, 2, .. layers shuffled from the top, {SANE} texts")
     for one in sanity(asked[:SANE], list(Method.known())):
         print(f"  {one.method:22s} " + "  ".join(f"{value:5.2f}" for value in one.correlations), flush=True)
+    return figures
+
+
+def summary(figures: dict[str, dict[str, float]]) -> int:
+    """Print methods x stacks, the best first; 0 where the task tells good methods from chance."""
+    spread = chance_spread(HELD)
+    print(f"\nprecision at {FOR}, base rate {base_rate():.3f} +- {spread:.3f}")
+    print(f"  {'method':22s} " + "  ".join(f"{kind:>15s}" for kind in figures))
+    names = sorted(Method.known(), key=lambda name: -sum(of[name] for of in figures.values()))
+    for name in names:
+        cells = "  ".join(f"{of[name]:15.3f}" for of in figures.values())
+        print(f"  {name:22s} {cells}   {verdict({kind: of[name] for kind, of in figures.items()}, FOUND, spread)}")
+    good = all(max(of.values()) >= FOUND for of in figures.values())
+    fair = all(abs(of["random"] - base_rate()) <= 4 * spread for of in figures.values())
+    return 0 if good and fair else 1
 
 
 def run(folder: Path, overrides: Sequence[str]) -> int:
@@ -92,9 +112,7 @@ def run(folder: Path, overrides: Sequence[str]) -> int:
     for kind in MODELS:
         if code := train(kind, folder, overrides):
             return code
-    for kind in MODELS:
-        report(kind, folder)
-    return 0
+    return summary({kind: report(kind, folder) for kind in MODELS})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ stand in it, the others are filler that says nothing. So the true tokens are kno
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,24 @@ def letter_scores(found: Explanation, text: str, target: int = 0) -> NDArray[np.
 def base_rate() -> float:
     """What choosing letters blindly gets."""
     return FOR / LENGTH
+
+
+def chance_spread(texts: int) -> float:
+    """Standard deviation of the mean precision of blind choices over so many texts (hypergeometric)."""
+    rate = base_rate()
+    return float(np.sqrt(rate * (1 - rate) * (LENGTH - FOR) / (LENGTH - 1) / FOR / texts))
+
+
+def verdict(precisions: Mapping[str, float], found: float, spread: float) -> str:
+    """What is to be held of a method, by its precision in each stack."""
+    blind = [kind for kind, value in precisions.items() if value <= base_rate() + 4 * spread]
+    short = [kind for kind, value in precisions.items() if value < found and kind not in blind]
+    if len(blind) == len(precisions):
+        return "no better than chance"
+    words = [f"no better than chance in {', '.join(blind)}"] if blind else []
+    if short:
+        words.append("misses some" if len(short) == len(precisions) else f"misses some in {', '.join(short)}")
+    return "; ".join(words) or "finds it"
 
 
 def rows_of(planted: Sequence[Planted], kind: str) -> list[dict[str, str]]:

@@ -16,7 +16,18 @@ from torch import Tensor
 from attnlib.errors import UsageError
 from attnlib.inspect.explanations import Method, Scores, ask, why
 from attnlib.inspect.faithful import BINS, SHARES, faithfulness, units_of
-from attnlib.inspect.planted import AGAINST, FOR, LENGTH, SIGNS, Planted, base_rate, plant, precision
+from attnlib.inspect.planted import (
+    AGAINST,
+    FOR,
+    LENGTH,
+    SIGNS,
+    Planted,
+    base_rate,
+    chance_spread,
+    plant,
+    precision,
+    verdict,
+)  # fmt: skip
 from attnlib.inspect.question import Question
 from attnlib.inspect.reading import read
 from attnlib.inspect.sanity import sanity, shuffled, spearman
@@ -137,6 +148,16 @@ def test_precision_counts_evidence_among_the_best_and_ties_by_chance() -> None:
     assert base_rate() == FOR / LENGTH
 
 
+def test_chance_spreads_as_blind_choices_do_and_a_verdict_names_where_a_method_fails() -> None:
+    made = np.random.default_rng(3)
+    hits = [np.mean([np.sum(made.permutation(LENGTH)[:FOR] < FOR) / FOR for _ in range(20)]) for _ in range(800)]
+    assert chance_spread(20) == pytest.approx(np.std(hits), rel=0.1)
+    spread = chance_spread(100)
+    assert verdict({"a": 0.95, "b": 1.0}, 0.9, spread) == "finds it"
+    assert verdict({"a": 0.13, "b": 0.1}, 0.9, spread) == "no better than chance"
+    assert verdict({"a": 0.13, "b": 0.7}, 0.9, spread) == "no better than chance in a; misses some in b"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_planted_task_is_learned_and_found_by_command(tmp_path: Path) -> None:
@@ -150,7 +171,8 @@ def test_the_planted_task_is_learned_and_found_by_command(tmp_path: Path) -> Non
         f"sys.exit(p.run(Path({str(tmp_path)!r}), ['train.steps=160', 'runtime.threads=1']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=380)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     figures = {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines() if "(the model is right" in line}
     assert figures["attn_lrp"] >= 0.9 and figures["random"] <= 0.35, figures
     assert figures["rollout"] < figures["attn_lrp"], figures
+    assert "no better than chance" in next(line for line in done.stdout.splitlines()[::-1] if "random " in line)
