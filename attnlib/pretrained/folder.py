@@ -153,7 +153,7 @@ def _look(folder: Path, *, check: bool, head: New | None = None) -> _Opened:
         raise CheckpointError(str(folder), "is not a folder", "wish a checkpoint folder")
     if check:
         verify_folder(folder)
-    found = _opened(folder)
+    found = _opened(folder, None if head is None else HEAD)
     if head is None:
         return found
     spec = found.spec.replace(head=head.spec)
@@ -162,14 +162,14 @@ def _look(folder: Path, *, check: bool, head: New | None = None) -> _Opened:
     return replace(found, spec=spec, model=model, plan=without_head(found.plan), fresh=fresh)
 
 
-def _opened(folder: Path) -> _Opened:
+def _opened(folder: Path, spared: str | None) -> _Opened:
     spec, family, config = _spec_of(folder)
     source = open_tensors(folder)
     if family is None:
         model = _on_meta(spec)
-        plan = OURS.plan(source.facts, facts_of(model), where=str(folder))
+        plan = OURS.plan(source.facts, facts_of(model), where=str(folder), spared=spared)
         return _Opened(spec, model, plan, source, "attnlib", origin=read_origin(folder))
-    plan, model = _plan(folder, family, spec, source)
+    plan, model = _plan(folder, family, spec, source, spared)
     untied = []
     held = _Held(source)
     for theirs, ours in plan.ties:
@@ -178,14 +178,17 @@ def _opened(folder: Path) -> _Opened:
             untied.append(theirs)
         source.release(theirs)
     if untied:
-        plan, model = _plan(folder, family, spec, source)
+        plan, model = _plan(folder, family, spec, source, spared)
     return _Opened(spec, model, plan, held, family.name, tuple(untied), origin=Origin.of(family.name, config))
 
 
-def _plan(folder: Path, family: Family, spec: ModelSpec, source: Source) -> tuple[Plan, nn.Module]:
+def _plan(
+    folder: Path, family: Family, spec: ModelSpec, source: Source, spared: str | None
+) -> tuple[Plan, nn.Module]:
     model = _on_meta(spec)
     explain = partial(explain_unread, family, spec)
-    return family.table(spec).plan(source.facts, facts_of(model), where=str(folder), explain=explain), model
+    plan = family.table(spec).plan(source.facts, facts_of(model), where=str(folder), explain=explain, spared=spared)
+    return plan, model
 
 
 def _on_meta(spec: ModelSpec) -> nn.Module:

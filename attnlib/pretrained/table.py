@@ -106,9 +106,12 @@ class Table:
 
     def plan(
         self, theirs: Mapping[str, Fact], ours: Mapping[str, Fact] | None = None, *, where: str = "checkpoint",
-        explain: Explain | None = None,
+        explain: Explain | None = None, spared: str | None = None,
     ) -> Plan:  # fmt: skip
-        """How `theirs` become `ours`; all differences at once in one CheckpointError, before a tensor is read."""
+        """How `theirs` become `ours`; all differences at once in one CheckpointError, before a tensor is read.
+
+        Names of ours that begin with `spared` may lack in the file: they are made anew.
+        """
         problems, plan = _Problems(), Plan(shapes=ours)
         named = self._named(theirs, problems)
         groups, readers = _grouped(named), Counter[str]()
@@ -133,7 +136,7 @@ class Table:
             if count > 1:
                 problems.add("two rules read", name)
         _compute_facts(plan, theirs, problems)
-        _compare(plan.facts, ours, problems)
+        _compare(plan.facts, ours, problems, spared)
         hint = explain(list(theirs)) if explain and unread else ""
         problems.raise_if_any(where, "wish the tensors of this model", hint or self._nearest(unread))
         return plan
@@ -261,12 +264,15 @@ def _compute_facts(plan: Plan, given: Mapping[str, Fact], problems: _Problems) -
             plan.facts[name] = Fact(tensor.dtype, tuple(tensor.shape))
 
 
-def _compare(made: Mapping[str, Fact], wanted: Mapping[str, Fact] | None, problems: _Problems) -> None:
+def _compare(
+    made: Mapping[str, Fact], wanted: Mapping[str, Fact] | None, problems: _Problems, spared: str | None
+) -> None:
     """Names, shapes and dtypes of what would be made against the model's."""
     if wanted is None:
         return
     for name in sorted(wanted.keys() - made.keys()):
-        problems.add("no tensor for", name)
+        if spared is None or not name.startswith(spared):
+            problems.add("no tensor for", name)
     for name, fact in made.items():
         if name not in wanted:
             problems.add("not in the model", name)

@@ -1,7 +1,7 @@
 """torch's own attention modules read into ours: a spec of each, and one table of names.
 
     ours = from_torch(nn.TransformerEncoder(layer, 6))
-    ours(x, Layout.dense(batch, tokens))[0]              # x [B, T, M], whatever batch_first said
+    ours(x, Layout.dense(batch, tokens)).last            # x [B, T, M], whatever batch_first said
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class StackPair(nn.Module):
     ) -> Tensor:
         source_layout = source_layout or Layout.dense(*source.shape[:2], device=source.device)
         target_layout = target_layout or Layout.dense(*target.shape[:2], device=target.device)
-        memory, _ = self.encoder(source, source_layout)
-        return self.decoder(target, target_layout, memory=self.decoder.remember(memory, source_layout))[0]  # type: ignore[no-any-return]
+        memory = self.encoder(source, source_layout).last
+        return self.decoder(target, target_layout, memory=self.decoder.remember(memory, source_layout)).last  # type: ignore[no-any-return]
 
 
 def from_torch(module: nn.Module, *, mask: Mask | None = None) -> SoftmaxAttention | Stack | StackPair:

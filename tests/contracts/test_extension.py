@@ -83,6 +83,7 @@ KNOWN = "dense,left_padded,packed,cross_padded_keys"  # the layouts here whose s
 REFUSALS = """
 sdpa   | rule=test_sigmoid | scaled_dot_product_attention does not know Sigmoid
 matmul | rule=test_sigmoid | matmul does not know Sigmoid
+matmul | rule=softcap term=test_decay,shaw | matmul does not know terms under a cap
 varlen | rule=test_sigmoid | varlen does not know Sigmoid
 flex   | rule=test_sigmoid | flex_attention does not know Sigmoid
 varlen | mask=test_stripes rule=plain term=none,test_decay layout={known} | the mask reads more than positions

@@ -76,3 +76,19 @@ def test_a_missing_body_is_refused_with_a_new_head_too(folder):
     write_tensors(folder / SINGLE, InMemory(tensors).facts, tensors.items())
     with pytest.raises(CheckpointError, match="no tensor for"):
         load(folder, head=new(CLASSIFY))
+
+
+def test_a_file_without_a_head_of_its_own_takes_a_new_one(folder):
+    from attnlib.pretrained.source import InMemory
+    from attnlib.pretrained.tensors import SINGLE, open_tensors, write_tensors
+
+    source = open_tensors(folder)
+    heads = ("head.", "lm_head.")
+    tensors = {name: source.read(name).clone() for name in source.facts if not name.startswith(heads)}
+    assert len(tensors) == len(source.facts) - 1
+    write_tensors(folder / SINGLE, InMemory(tensors).facts, tensors.items())
+    (folder / "manifest.json").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="no tensor for"):
+        load(folder)
+    assert check(folder, head=new(CLASSIFY)).fresh == ("head.project.weight", "head.project.bias")
+    assert load(folder, head=new(CLASSIFY))(torch.randint(0, 31, (2, 5))).logits.shape == (2, 3)

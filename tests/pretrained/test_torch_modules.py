@@ -75,7 +75,7 @@ def test_encoders(norm_first: bool, batch_first: bool, bias: bool, activation: A
     x, lengths = torch.randn(2, 6, WIDTH), [6, 4]
     pads = torch.arange(6) >= torch.tensor(lengths)[:, None]
     out = given(theirs(given(x, theirs), src_key_padding_mask=pads), theirs)
-    found, _ = ours(x, Layout.from_lengths(lengths))
+    found = ours(x, Layout.from_lengths(lengths)).last
     mine = ours.blocks[1].mlp.body.up.weight
     same(found[~pads], out[~pads], {"up": (mine, theirs.layers[1].linear1.weight)})
     causal = from_torch(theirs.layers[0], mask=Causal())
@@ -93,7 +93,7 @@ def test_decoders_read_a_memory(norm_first: bool) -> None:
     x, memory = torch.randn(2, 5, WIDTH), torch.randn(2, 7, WIDTH)
     out = theirs(x, memory, tgt_mask=nn.Transformer.generate_square_subsequent_mask(5), tgt_is_causal=True)
     kept = ours.remember(memory, Layout.dense(2, 7))
-    found, _ = ours(x, Layout.dense(2, 5), memory=kept)
+    found = ours(x, Layout.dense(2, 5), memory=kept).last
     same(found, out, {"cross": (ours.blocks[0].cross.body.out.weight, theirs.layers[0].multihead_attn.out_proj.weight)})
     one = from_torch(theirs.layers[1])
     same(one(x, Layout.dense(2, 5), memory=one.remember(memory, Layout.dense(2, 7)))[0], theirs.layers[1](x, memory), {})
