@@ -8,6 +8,7 @@ chunked          memory and speed of long texts with a learned bias
 toys             the three toys beside plain torch models trained for the same time (about 7 minutes)
 import           `import attnlib` beside `import torch`
 checkpoints      from a cold process to the first token beside transformers; peak memory of loading
+embed            2,000 sentences as vectors beside transformers (needs --sentence-model FOLDER)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from benchmarks import calls, checkpoints, models, startup, toys
+from benchmarks import calls, checkpoints, embedding, models, startup, toys
 from benchmarks.table import Options, Row, cells, header, table
 from benchmarks.timing import CLOCKS
 
@@ -31,9 +32,10 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "chunked": calls.chunked,
     "import": startup.startup,
     "checkpoints": checkpoints.checkpoints,
+    "embed": embedding.embedding,
     "toys": toys.toys,
 }
-NEED_TRANSFORMERS = ("gpt2", "bert", "t5", "checkpoints")
+NEED_TRANSFORMERS = ("gpt2", "bert", "t5", "checkpoints", "embed")
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +47,8 @@ def main(arguments: list[str]) -> int:
         print(f"benchmark: {unknown[0]!r} is unknown, must be one of {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
     repeats = asked.repeats or (2 if asked.quick else 7)
-    options = Options(threads=asked.threads, repeats=repeats, quick=asked.quick, seconds=asked.seconds, clock=asked.clock)
+    options = Options(threads=asked.threads, repeats=repeats, quick=asked.quick, seconds=asked.seconds, clock=asked.clock,
+                      sentence_model=asked.sentence_model)  # fmt: skip
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     print(header(options) + "\n", flush=True)
@@ -53,6 +56,9 @@ def main(arguments: list[str]) -> int:
     for name in names:
         if name in NEED_TRANSFORMERS and not _transformers():
             print(f"{name}: transformers is not installed, and is the baseline (pip install transformers)", file=sys.stderr)
+            continue
+        if name == "embed" and asked.sentence_model is None:
+            print("embed: no --sentence-model, wish a folder of all-MiniLM-L6-v2", file=sys.stderr)
             continue
         print(f"{name} ...", file=sys.stderr, flush=True)
         for row in BENCHMARKS[name](options):
@@ -77,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=_positive, default=None, help="in turns (default 7)")
     parser.add_argument("--seconds", type=float, default=75.0, help="of training for each model of `toys` (default 75)")
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu: time of all threads, for busy machines")
+    parser.add_argument("--sentence-model", type=Path, metavar="FOLDER", help="of all-MiniLM-L6-v2, for `embed`")
     parser.add_argument("--quick", action="store_true", help="small shapes and budgets, to see that it runs")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -100,19 +102,27 @@ def _cases() -> dict[str, dict[str, str | None]]:
 
 def families_table() -> str:
     """The families of public checkpoints, from their declarations and from what `attnlib parity --json` last printed."""
-    lines = ["| family | stack | heads | largest deviation: outputs, gradients, bfloat16 | not covered | source |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| family | stack | heads | directions | padding | bit for bit | largest deviation: outputs, gradients, "
+             "bfloat16 | not covered | source |", "|" + "---|" * 9]  # fmt: skip
     rows = [json.loads(line) for line in PARITY.read_text(encoding="utf-8").splitlines()]
     for family in sorted(families(), key=lambda family: family.name):
         mine = [row for row in rows if row["family"] == family.name]
-        stacks = ", ".join(dict.fromkeys(row["stack"].replace("_", "-") for row in mine)) or "not measured"
-        heads = ", ".join(f"`{kind}`" for kind in dict.fromkeys(family.architectures.values()))
-        worst = max((row[figure] or 0.0 for row in mine for figure in OUTPUTS), default=0.0)
-        figures = [worst, *(max((row[name] or 0.0 for row in mine), default=0.0) for name in ("gradient", "half"))]
-        source = " ".join((type(family).__doc__ or "").split())
-        told = ", ".join(f"{figure:.0e}" if figure else "0" for figure in figures)
-        lines.append(f"| {family.name} | {stacks} | {heads} | {told} | {family.uncovered} | {source} |")
+        lines.append("| " + " | ".join([family.name, *_measured(mine, family.architectures.values()),
+                     family.uncovered, " ".join((type(family).__doc__ or "").split())]) + " |")  # fmt: skip
     return "\n".join(lines)
+
+
+def _measured(rows: list[dict[str, Any]], kinds: Iterable[str]) -> list[str]:
+    """A family's cells that its samples tell."""
+    stacks = ", ".join(dict.fromkeys(row["stack"].replace("_", "-") for row in rows)) or "not measured"
+    heads = ", ".join(f"`{kind}`" for kind in dict.fromkeys(kinds))
+    ways = [way for way, key in (("in", "read"), ("out", "written")) if rows and all(row[key] for row in rows)]
+    sides = [side for side in ("left", "right") if any(row[side] is not None for row in rows)]
+    equal = f"{sum(bool(row['bits']) for row in rows)} of {len(rows)}"
+    worst = max((row[figure] or 0.0 for row in rows for figure in OUTPUTS), default=0.0)
+    figures = [worst, *(max((row[name] or 0.0 for row in rows), default=0.0) for name in ("gradient", "half"))]
+    told = ", ".join(f"{figure:.0e}" if figure else "0" for figure in figures)
+    return [stacks, heads, ", ".join(ways), ", ".join(sides), equal, told]
 
 
 def rewritten(text: str) -> str:

@@ -22,6 +22,7 @@ class Options:
     quick: bool = False
     seconds: float = 75.0  # of training, for each model of `toys`
     clock: str = "wall"
+    sentence_model: Path | None = None  # a checkpoint folder, for `embed`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,8 @@
 """Every family's samples equal transformers in both directions; what is slightly wrong does not pass."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from attnlib.attention.masks import Causal, Window
@@ -22,6 +25,15 @@ def test_a_sample_equals_transformers_in_both_directions(tmp_path, family, sampl
     if isinstance(known, Llama):  # the group whose order of roundings is known throughout
         assert row.half == 0.0
     assert None not in (row.plain, row.right, row.gradient, row.back, row.half) and row.read and row.written
+
+
+def test_the_record_of_the_proof_has_every_sample_and_passes():
+    record = Path(__file__).parents[2] / "scripts" / "parity.jsonl"
+    rows = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    assert sorted((row["family"], row["sample"]) for row in rows) == sorted(SAMPLES)
+    for row in rows:
+        figures = [row[name] for name in ("plain", "left", "right", "cached", "back") if row[name] is not None]
+        assert row["ok"] and max(figures) <= GATE and row["gradient"] <= GRADIENT_GATE and row["read"] and row["written"]
 
 
 def sides(change):
