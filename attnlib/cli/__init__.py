@@ -18,7 +18,7 @@ from attnlib.errors import AttnlibError, UsageError
 
 COMMANDS = (
     "train", "generate", "fill", "embed", "classify", "answer", "tag", "translate", "summarize", "score", "evaluate",
-    "describe", "check", "explain", "attend", "why", "faithful", "load", "export", "parity", "configs", "schema",
+    "describe", "check", "explain", "attend", "why", "faithful", "lens", "load", "export", "parity", "configs", "schema",
 )  # fmt: skip
 DEBUG = "ATTNLIB_DEBUG"
 

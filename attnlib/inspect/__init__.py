@@ -1,6 +1,8 @@
 """Seeing what attention did: recorded weights and activations, the page that shows them, figures for papers."""
 
 from attnlib.inspect.ablation import ablated, gated
+from attnlib.inspect.direct import Attribution, attribution
+from attnlib.inspect.lenses import Lens, lens
 from attnlib.inspect.maps import AttentionMap
 from attnlib.inspect.recording import Recording, record
 from attnlib.inspect.seen import SeenWeights
@@ -9,12 +11,16 @@ from attnlib.inspect.summaries import Summaries, Summary
 
 __all__ = [
     "AttentionMap",
+    "Attribution",
+    "Lens",
     "Recording",
     "SeenWeights",
     "Summaries",
     "Summary",
     "ablated",
+    "attribution",
     "gated",
+    "lens",
     "record",
     "sites",
     "watching",

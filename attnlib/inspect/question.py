@@ -14,7 +14,7 @@ from attnlib.inspect.reading import Reading, Side
 from attnlib.inspect.targets import Target
 from attnlib.layout import Layout
 from attnlib.models.encoder_decoder import EncoderDecoder
-from attnlib.models.heads import PooledHead
+from attnlib.models.heads import PooledHead, read_head
 
 TOKENS_AT_ONCE = 4096  # of all rows of one forward: bounds memory
 
@@ -76,23 +76,40 @@ class Question:
     def logits(self, inputs: Inputs) -> Tensor:
         """[B, C, V] at the columns of all targets in order, or [B, L] of a head that reads a whole text."""
         text = inputs["text"]
-        at = self._at(text)
+        at = self._at(text.embeds)
         if isinstance(self.model, EncoderDecoder):
             source = inputs["source"]
             out = self.model(None, None, source.layout, text.layout, embeds=source.embeds, decoder_embeds=text.embeds, at=at)
         else:
             out = self.model(None, text.layout, embeds=text.embeds, at=at)
-        logits: Tensor = out.logits
-        wide = logits if at is None else logits.unflatten(0, (text.embeds.shape[0], -1))
-        return wide.to(torch.promote_types(wide.dtype, torch.float32))
+        return _by_column(out.logits, at)
+
+    def read(self, x: Tensor) -> Tensor:
+        """As `logits`, of the writing side's stream x [B, T, M] after the final norm."""
+        at, layout = self._at(x), Layout.dense(x.shape[0], x.shape[1], device=x.device)
+        logits = read_head(self.model.head, x, self.table("text"), layout, at, True).logits
+        assert logits is not None
+        return _by_column(logits, at)
+
+    def decode(self, memory: Tensor) -> Tensor:
+        """[B, T, M] the decoder's stream after the final norm, where the encoder gave `memory` [B, S, M]."""
+        text = self.inputs(memory.shape[0])["text"]
+        kept = self.model.decoder.remember(memory, Layout.dense(*memory.shape[:2], device=memory.device))
+        x = (self.model.decoder_embedding or self.model.embedding)(None, text.layout, embeds=text.embeds)
+        last: Tensor = self.model.decoder(x, text.layout, memory=kept).last
+        return last
 
     def values(self, logits: Tensor) -> Tensor:
         """[B, N] every target of every row."""
-        return torch.stack([target.value(self._of(logits, target)) for target in self.targets], 1)
+        return torch.stack([target.value(part) for target, part in zip(self.targets, self.parts(logits))], 1)
 
     def logprobs(self, logits: Tensor) -> Tensor:
         """[B, N] in nats."""
-        return torch.stack([target.logprob(self._of(logits, target)) for target in self.targets], 1)
+        return torch.stack([target.logprob(part) for target, part in zip(self.targets, self.parts(logits))], 1)
+
+    def parts(self, logits: Tensor) -> list[Tensor]:
+        """For each target the logits that it reads: [B, C, V] at its own columns, or [B, L]."""
+        return [self._of(logits, target) for target in self.targets]
 
     def each(self) -> Iterator[tuple[slice, Question]]:
         """The targets in groups small enough for one forward of a row a target."""
@@ -119,11 +136,11 @@ class Question:
         wanted = [target.columns for target in self.targets]
         return sorted({c for columns in wanted for c in columns or ()}) if all(c is not None for c in wanted) else None
 
-    def _at(self, text: Rows) -> Tensor | None:
+    def _at(self, x: Tensor) -> Tensor | None:
         columns = self._columns()
         if columns is None:
             return None
-        at = torch.zeros(text.embeds.shape[:2], dtype=torch.bool, device=text.embeds.device)
+        at = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         at[:, columns] = True
         return at
 
@@ -132,6 +149,12 @@ class Question:
         if columns is None or target.columns is None:
             return logits
         return logits[:, [columns.index(c) for c in target.columns]]
+
+
+def _by_column(logits: Tensor, at: Tensor | None) -> Tensor:
+    """Logits [B * C, V] as [B, C, V], those of a text as they are, in float32 or more."""
+    wide = logits if at is None else logits.unflatten(0, (at.shape[0], -1))
+    return wide.to(torch.promote_types(wide.dtype, torch.float32))
 
 
 def own_values(question: Question, inputs: Inputs) -> Tensor:

@@ -52,6 +52,10 @@ class Target:
         """[B] log-probability of the answer, in nats."""
         raise NotImplementedError
 
+    def choices(self, logits: Tensor) -> Tensor | None:
+        """[B, V] the logits of all that the answer is one of; None where it is not one of several."""
+        return None
+
 
 @dataclass(frozen=True)
 class TokenTarget(Target):
@@ -73,6 +77,9 @@ class TokenTarget(Target):
     def logprob(self, logits: Tensor) -> Tensor:
         return (F.logsigmoid(logits[:, 0]) if self.alone else logits[:, 0].log_softmax(-1))[:, self.answer]
 
+    def choices(self, logits: Tensor) -> Tensor | None:
+        return None if self.alone else logits[:, 0]
+
 
 @dataclass(frozen=True)
 class ClassTarget(Target):
@@ -89,6 +96,9 @@ class ClassTarget(Target):
 
     def logprob(self, logits: Tensor) -> Tensor:
         return (F.logsigmoid(logits) if self.alone else logits.log_softmax(-1))[:, self.label]
+
+    def choices(self, logits: Tensor) -> Tensor | None:
+        return None if self.alone else logits
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,14 @@ def find_targets(
         wish = f"it can be asked for {', '.join(able)}" if able else "wish a head that gives logits"
         raise asked.refuse(f"is not what the head {head!r} of this {stack} tells", wish)
     return KINDS[kind](asked)
+
+
+def answer_names(model: Any, tokenizer: Tokenizer | None) -> Callable[[int], str]:
+    """How an answer is told by its number: a label, or a token of the vocabulary."""
+    head = model.head.tokens if isinstance(model.head, PretrainingHead) else model.head
+    if not isinstance(head, LMHead | MaskedLMHead):
+        return _labels(model).__getitem__
+    return lambda i: f"#{i}" if tokenizer is None else tokenizer.tokens([i])[0]
 
 
 def _able(model: Any) -> tuple[str, ...]:
@@ -288,9 +306,7 @@ def _token(asked: Asked, column: int, kind: str, reading: Reading | None = None)
         answer = _id(asked, asked.answer)
     else:
         answer = int(_logits(asked.model, reading or asked.reading)[0, column].argmax())
-    names = [
-        f"#{i}" if asked.tokenizer is None else asked.tokenizer.tokens([i])[0] for i in (answer, against) if i is not None
-    ]
+    names = [answer_names(asked.model, asked.tokenizer)(i) for i in (answer, against) if i is not None]
     return TokenTarget(f"{kind} {'/'.join(names)}", column, answer, against)
 
 

@@ -77,12 +77,16 @@ class Stack(nn.Module):
                 x = block(x, layout, scope, memory=kept, cache=cache)
             if stream is not None:
                 stream.append(x)
+        x = self.finish(x)
+        return StackOutput(x, None if stream is None else tuple(stream), scope.losses())
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What comes after the last block: the final norm, `project` and dropout."""
         if self.final_norm is not None:
             x = self.final_norm(x)
         if self.project is not None:
             x = self.project(x)
-        x = F.dropout(x, self.dropout) if self.dropout and self.training else x
-        return StackOutput(x, None if stream is None else tuple(stream), scope.losses())
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
     def remember(self, x: Tensor, layout: Layout) -> list[Memory]:
         """What each block's cross-attention keeps of an encoder's output x [B, S, M]."""

@@ -1,0 +1,43 @@
+"""attnlib lens, as a user calls them, on a run of each stack."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_commands import Capture, refused, told
+
+ASKED = {"gpt": ("a sea",), "bert": ("a sea", "--target", "mask:3=e"), "t5": ("sea", "--written", "se")}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_lens_and_the_attribution_by_command(name: str, runs: dict[str, Path], capsys: Capture) -> None:
+    tree = json.loads(told(capsys, "lens", runs[name], *ASKED[name], "--top-k", "2", "--json"))
+    sites = [one["site"] for one in tree["sites"]]
+    stacks = {"gpt": {"decoder"}, "bert": {"encoder"}, "t5": {"encoder", "decoder"}}[name]
+    assert {site.partition(".")[0] for site in sites} == stacks
+    last = tree["sites"][-1]["targets"]
+    assert all(len(one["top"]) == 2 and one["divergence"] == pytest.approx(0, abs=1e-6) for one in last)
+    shown = told(capsys, "lens", runs[name], *ASKED[name], "--site", "*.0.attention.out")
+    assert shown.count("0.attention.out") == sum(site.endswith(".0.out") for site in sites) * len(tree["targets"])
+    source = ("--source",) if name == "t5" else ()
+    whole = json.loads(told(capsys, "lens", runs[name], *ASKED[name], "--attribution", "--json", *source))
+    for one in whole["targets"]:
+        assert sum(one["parts"].values()) == pytest.approx(one["logit"], abs=1e-5)
+    site = "encoder.0.out" if name == "t5" else "*.0.attention.in"
+    shown = told(capsys, "lens", runs[name], *ASKED[name], "--attribution", "--top", "2", "--site", site)
+    assert " at " in shown and "rounding" in shown
+
+
+def test_a_lens_that_cannot_be_is_one_line(runs: dict[str, Path], capsys: Capture) -> None:
+    gpt, bert = runs["gpt"], runs["bert"]
+    assert "'decoder.9.out' is none of the model's" in refused(capsys, "lens", gpt, "a", "--site", "decoder.9.out")
+    assert "is not on the residual stream" in refused(capsys, "lens", gpt, "a", "--site", "*.heads")
+    assert "can be asked for next, written" in refused(capsys, "lens", gpt, "a", "--target", "class")
+    assert "text: is empty" in refused(capsys, "lens", gpt, "")
+    assert "positions end at 40" in refused(capsys, "lens", bert, "a" * 41, "--target", "mask:0")
+    assert "--source: is given without --attribution" in refused(capsys, "lens", gpt, "a", "--source")
+    assert "only an encoder-decoder" in refused(capsys, "lens", gpt, "a", "--attribution", "--source")
+    twice = ("--site", "decoder.0.in", "--site", "decoder.1.in")
+    assert "--site: is given 2 times" in refused(capsys, "lens", gpt, "a", "--attribution", *twice)
