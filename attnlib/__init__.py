@@ -30,6 +30,8 @@ try:
         Window,
         picture,
     )
+    from attnlib.attention.patterns import ByHead, Dilated, DilatedSegments, Fixed, Strided
+    from attnlib.attention.random_blocks import BigBird, RandomBlocks
     from attnlib.attention.rotary import Rotary
     from attnlib.attention.scores import Normaliser, NormaliserSpec, ScoreRule, Softmax, SoftmaxSink
     from attnlib.attention.softmax import MixerSpec, SoftmaxAttention
@@ -56,15 +58,20 @@ __all__ = [
     "ALiBi",
     "AttnlibError",
     "Backend",
+    "BigBird",
+    "ByHead",
     "Causal",
     "Chunk",
     "Decoder",
     "Dense",
+    "Dilated",
+    "DilatedSegments",
     "Encoder",
     "EncoderDecoder",
     "Everything",
     "Explicit",
     "First",
+    "Fixed",
     "Gated",
     "Global",
     "LayerNorm",
@@ -75,6 +82,7 @@ __all__ = [
     "NormaliserSpec",
     "Prefix",
     "RMSNorm",
+    "RandomBlocks",
     "Rotary",
     "SameSegment",
     "ScoreRule",
@@ -83,6 +91,7 @@ __all__ = [
     "Softmax",
     "SoftmaxAttention",
     "SoftmaxSink",
+    "Strided",
     "T5Relative",
     "TermSpec",
     "Window",

@@ -41,7 +41,7 @@ def test_python_of_the_first_tour_runs(capsys: pytest.CaptureFixture[str]) -> No
     exec(first, names)
     assert "#...  ##..  .##.  ..##" in capsys.readouterr().out
     exec(second, names)
-    assert names["picture"](names["Dilated"](step=2), 4) == "#...  .#..  #.#.  .#.#"  # type: ignore[operator]
+    assert names["picture"](names["EveryNth"](step=2), 4) == "#...  .#..  #.#.  .#.#"  # type: ignore[operator]
     exec(third, names)
     q = torch.randn(1, 2, 5, 4)
     term = names["RecencySpec"]().build(num_heads=2, d_head=4)  # type: ignore[operator]

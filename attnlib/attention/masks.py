@@ -5,7 +5,9 @@ That a token sees only its own segment (and that what is no token is never seen)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
+from operator import and_, or_
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,6 +18,25 @@ from attnlib.layout import GLOBAL, PREFIX, Coordinates, Layout
 from attnlib.spec import FieldError, Spec
 
 Blocks = Literal["none", "some", "all"]
+
+
+class Span(NamedTuple):
+    """Blocks of tokens of one side, by the bounds of their positions, both included: ints, or tensors that broadcast.
+
+    tag: the bits that any of a block's tokens has; head: which query heads, None = any of them.
+    """
+
+    first: Any
+    last: Any
+    tag: Any = None
+    head: Any = None
+
+
+class Reach(NamedTuple):
+    """What is known between blocks, each a bool or a tensor of them: `some` may be seen, `all` certainly is."""
+
+    some: Any
+    all: Any
 
 
 class Retention(NamedTuple):
@@ -32,9 +53,25 @@ class Mask(Spec, slot="mask"):
         """Bool, broadcast from the coordinates: may query `q` see key `k`?"""
         raise NotImplementedError
 
+    def reach(self, q: Span, k: Span) -> Reach:
+        """What holds between whole blocks, for ints and tensors alike: lets a kernel skip tiles.
+
+        `some` without `all` is always a right answer.
+        """
+        return Reach(True, False)
+
     def blocks(self, q: range, k: range) -> Blocks:
-        """What holds between whole ranges of positions: lets a kernel skip tiles. "some" is always a right answer."""
-        return "some"
+        """The same between two ranges of positions, in a word."""
+        found = self.reach(Span(q[0], q[-1]), Span(k[0], k[-1]))
+        return "all" if found.all else "some" if found.some else "none"
+
+    def by_head(self) -> bool:
+        """Whether heads may see unlike."""
+        return False
+
+    def in_layer(self, layer: int) -> Mask:
+        """The mask of layer number `layer` (from 0); itself unless layers see unlike."""
+        return self
 
     def positional(self) -> bool:
         """Whether it reads positions alone, so that a segment cut out of its batch is masked alike."""
@@ -68,8 +105,8 @@ class Everything(Mask, kind="everything"):
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         return (q.position == q.position) & (k.position == k.position)
 
-    def blocks(self, q: range, k: range) -> Blocks:
-        return "all"
+    def reach(self, q: Span, k: Span) -> Reach:
+        return Reach(True, True)
 
 
 class Causal(Mask, kind="causal"):
@@ -81,8 +118,8 @@ class Causal(Mask, kind="causal"):
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         return k.position <= q.position
 
-    def blocks(self, q: range, k: range) -> Blocks:
-        return "none" if k[0] > q[-1] else "all" if k[-1] <= q[0] else "some"
+    def reach(self, q: Span, k: Span) -> Reach:
+        return Reach(k.first <= q.last, k.last <= q.first)
 
 
 class Window(Mask, kind="window"):
@@ -102,12 +139,15 @@ class Window(Mask, kind="window"):
             seen = seen & (k.position - q.position <= self.after)
         return seen
 
-    def blocks(self, q: range, k: range) -> Blocks:
-        far, near = q[-1] - k[0], q[0] - k[-1]  # the largest and the smallest distance back
-        if (self.before is not None and near > self.before) or (self.after is not None and -far > self.after):
-            return "none"
-        inside = (self.before is None or far <= self.before) and (self.after is None or -near <= self.after)
-        return "all" if inside else "some"
+    def reach(self, q: Span, k: Span) -> Reach:
+        far, near = q.last - k.first, q.first - k.last  # the largest and the smallest distance back
+        some: Any = True
+        inside: Any = True
+        if self.before is not None:
+            some, inside = some & (near <= self.before), inside & (far <= self.before)
+        if self.after is not None:
+            some, inside = some & (-far <= self.after), inside & (-near <= self.after)
+        return Reach(some, inside)
 
     def keeps(self) -> Retention:
         return Retention(0, self.before)
@@ -124,11 +164,10 @@ class Chunk(Mask, kind="chunk"):
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         return q.position // self.size == k.position // self.size
 
-    def blocks(self, q: range, k: range) -> Blocks:
-        queries, keys = (q[0] // self.size, q[-1] // self.size), (k[0] // self.size, k[-1] // self.size)
-        if queries[1] < keys[0] or keys[1] < queries[0]:
-            return "none"
-        return "all" if queries[0] == queries[1] == keys[0] == keys[1] else "some"
+    def reach(self, q: Span, k: Span) -> Reach:
+        queries, keys = (q.first // self.size, q.last // self.size), (k.first // self.size, k.last // self.size)
+        one = (queries[0] == queries[1]) & (keys[0] == keys[1]) & (queries[0] == keys[0])
+        return Reach((queries[1] >= keys[0]) & (keys[1] >= queries[0]), one)
 
     def keeps(self) -> Retention:
         return Retention(0, self.size - 1)
@@ -145,8 +184,8 @@ class First(Mask, kind="first"):
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         return (k.position < self.count) & (q.position == q.position)
 
-    def blocks(self, q: range, k: range) -> Blocks:
-        return "all" if k[-1] < self.count else "none" if k[0] >= self.count else "some"
+    def reach(self, q: Span, k: Span) -> Reach:
+        return Reach(k.first < self.count, k.last < self.count)
 
     def keeps(self) -> Retention:
         return Retention(self.count, 0)
@@ -158,12 +197,18 @@ class Prefix(Mask, kind="prefix"):
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         return ((k.tag & PREFIX) != 0) & (q.position == q.position)
 
+    def reach(self, q: Span, k: Span) -> Reach:
+        return Reach(True if k.tag is None else (k.tag & PREFIX) != 0, False)
+
 
 class Global(Mask, kind="global"):
     """Pairs of which one side is tagged global by the layout."""
 
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         return ((q.tag | k.tag) & GLOBAL) != 0
+
+    def reach(self, q: Span, k: Span) -> Reach:
+        return Reach(True if q.tag is None or k.tag is None else ((q.tag | k.tag) & GLOBAL) != 0, False)
 
 
 class SameSegment(Mask, kind="same_segment"):
@@ -196,6 +241,9 @@ class Explicit(Mask, kind="explicit"):
         inside = (q.position < height) & (k.position < width)
         return inside & table[q.position.clamp(max=height - 1), k.position.clamp(max=width - 1)]
 
+    def reach(self, q: Span, k: Span) -> Reach:
+        return Reach((q.first < len(self.rows)) & (k.first < len(self.rows[0])), False)
+
 
 class AllOf(Mask, kind="all"):
     """Seen by every one of `masks`."""
@@ -208,9 +256,15 @@ class AllOf(Mask, kind="all"):
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         return reduce(torch.logical_and, (m.visible(q, k) for m in self.masks))
 
-    def blocks(self, q: range, k: range) -> Blocks:
-        held = [m.blocks(q, k) for m in self.masks]
-        return "none" if "none" in held else "some" if "some" in held else "all"
+    def reach(self, q: Span, k: Span) -> Reach:
+        held = [m.reach(q, k) for m in self.masks]
+        return Reach(reduce(and_, (r.some for r in held)), reduce(and_, (r.all for r in held)))
+
+    def by_head(self) -> bool:
+        return any(m.by_head() for m in self.masks)
+
+    def in_layer(self, layer: int) -> Mask:
+        return _in_layer(self, layer)
 
     def keeps(self) -> Retention:
         bounded = [r for r in (m.keeps() for m in self.masks) if r.last is not None]
@@ -228,14 +282,18 @@ class AnyOf(Mask, kind="any"):
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         return reduce(torch.logical_or, (m.visible(q, k) for m in self.masks))
 
-    def blocks(self, q: range, k: range) -> Blocks:
-        held = [m.blocks(q, k) for m in self.masks]
-        return "all" if "all" in held else "some" if "some" in held else "none"
+    def reach(self, q: Span, k: Span) -> Reach:
+        held = [m.reach(q, k) for m in self.masks]
+        return Reach(reduce(or_, (r.some for r in held)), reduce(or_, (r.all for r in held)))
+
+    def by_head(self) -> bool:
+        return any(m.by_head() for m in self.masks)
+
+    def in_layer(self, layer: int) -> Mask:
+        return _in_layer(self, layer)
 
     def keeps(self) -> Retention:
-        kept = [m.keeps() for m in self.masks]
-        lasts = [r.last for r in kept]
-        return Retention(max(r.first for r in kept), None if None in lasts else max(r for r in lasts if r is not None))
+        return keeps_any(self.masks)
 
 
 class Not(Mask, kind="not"):
@@ -249,9 +307,16 @@ class Not(Mask, kind="not"):
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         return ~self.mask.visible(q, k)
 
-    def blocks(self, q: range, k: range) -> Blocks:
-        turned: dict[str, Blocks] = {"none": "all", "all": "none", "some": "some"}
-        return turned[self.mask.blocks(q, k)]
+    def reach(self, q: Span, k: Span) -> Reach:
+        found = self.mask.reach(q, k)
+        return Reach(found.all ^ True, found.some ^ True)
+
+    def by_head(self) -> bool:
+        return self.mask.by_head()
+
+    def in_layer(self, layer: int) -> Mask:
+        inner = self.mask.in_layer(layer)
+        return self if inner is self.mask else Not(mask=inner)
 
 
 class Given(Mask):
@@ -268,6 +333,9 @@ class Given(Mask):
 
     def __eq__(self, other: object) -> bool:
         return self is other  # the same tensor may hold something else by then
+
+    def by_head(self) -> bool:
+        return self._table.shape[1] > 1
 
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         batch, heads = self._table.shape[:2]
@@ -312,6 +380,18 @@ def picture(mask: Mask, queries: int, keys: int | None = None) -> str:
     q, k = Layout.dense(1, queries), Layout.dense(1, queries if keys is None else keys)
     seen = mask.visible(q.coordinates("q"), k.coordinates("k")).expand(1, 1, q.tokens, k.tokens)[0, 0]
     return "  ".join("".join("#" if cell else "." for cell in row) for row in seen.tolist())
+
+
+def keeps_any(masks: Sequence[Mask]) -> Retention:
+    """What a cache must keep for all of `masks`."""
+    kept = [m.keeps() for m in masks]
+    lasts = [r.last for r in kept]
+    return Retention(max(r.first for r in kept), None if None in lasts else max(r for r in lasts if r is not None))
+
+
+def _in_layer(mask: AllOf | AnyOf, layer: int) -> Mask:
+    members = tuple(m.in_layer(layer) for m in mask.masks)
+    return mask if all(a is b for a, b in zip(members, mask.masks)) else type(mask)(masks=members)
 
 
 def _members(mask: Mask, kind: type[AllOf] | type[AnyOf]) -> tuple[Mask, ...]:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attnlib.attention import disentangled  # noqa: F401  (a kind of term)
+from attnlib.attention import disentangled, patterns, random_blocks  # noqa: F401  (kinds of terms and of masks)
 from attnlib.attention.backends.choose import choose
 from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.biases import TermSpec
@@ -222,7 +222,7 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
             num_kv_heads=groups,
             d_head=d_head,
             rule=self.scores.build(num_heads=self.num_heads, d_head=d_head, layer=layer),
-            mask=self.mask,
+            mask=self.mask.in_layer(layer),
             rotary=self.rotary if d_memory is None else None,
             qk_norm=None if norms is None else (self.norm.build(norms[0]), self.norm.build(norms[1])),
             bias=("q", "k", "v", "out") if self.bias is True else self.bias or (),

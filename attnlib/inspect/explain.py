@@ -122,7 +122,8 @@ def words(mask: Mask) -> str:
     if isinstance(mask, Not):
         return f"~{words(mask.mask)}" if not isinstance(mask.mask, AllOf | AnyOf) else f"~({words(mask.mask)})"
     fields = ((name, getattr(mask, name)) for name in type(mask).model_fields)
-    inner = ", ".join(f"{name}={value}" for name, value in fields if value is not None)
+    said = ((name, ", ".join(map(words, value)) if name == "masks" else value) for name, value in fields)
+    inner = ", ".join(f"{name}={value}" if name != "masks" else f"{value}" for name, value in said if value is not None)
     name = mask.kind or type(mask).__name__
     return f"{name}({inner})" if inner else name
 

@@ -19,10 +19,13 @@ from attnlib.attention.masks import (
     Mask,
     Prefix,
     SameSegment,
+    Span,
     Window,
     picture,
     terms,
 )
+from attnlib.attention.patterns import ByHead, Dilated, DilatedSegments, Fixed, Strided
+from attnlib.attention.random_blocks import BigBird, RandomBlocks
 from attnlib.attention.visibility import Visibility
 from attnlib.layout import Layout
 from attnlib.spec import read, write
@@ -49,6 +52,14 @@ from attnlib.spec import read, write
         (Prefix(), "....  ....  ....  ...."),
         (Global(), "....  ....  ....  ...."),
         (Explicit(rows=(".#", "##")), ".#..  ##..  ....  ...."),
+        (Dilated(step=2), "#.#.  .#.#  #.#.  .#.#"),
+        (Dilated(step=2, before=1, after=0), "#...  .#..  #.#.  .#.#"),
+        (Strided(stride=2) & Causal(), "#...  ##..  ###.  .###"),
+        (Fixed(block=2, summary=1) & Causal(), "#...  ##..  .##.  .###"),
+        (DilatedSegments(lengths=(2, 4), rates=(1, 2)), "###.  ##..  #.##  ..##"),
+        (RandomBlocks(block=1, count=1), ".#..  #.##  .#..  .#.."),
+        (BigBird(block=1, count=1, window=1, global_blocks=0), "##..  ####  .###  .###"),
+        (ByHead(masks=(Causal(), Everything())), "#...  ##..  ###.  ####"),
     ],
     ids=str,
 )
@@ -97,6 +108,13 @@ leaves = st.one_of(
     st.builds(Chunk, size=st.integers(1, 5)),
     st.builds(First, count=st.integers(1, 5)),
     st.just(Explicit(rows=("#.#", "##."))),
+    st.builds(Dilated, step=st.integers(1, 4), before=st.none() | st.integers(0, 3), after=st.none() | st.integers(0, 2)),
+    st.builds(Strided, stride=st.integers(1, 4), part=st.sampled_from(["both", "local", "strided"])),
+    st.builds(Fixed, block=st.integers(2, 5), summary=st.integers(1, 2), part=st.sampled_from(["both", "local", "summary"])),
+    st.just(DilatedSegments(lengths=(2, 6), rates=(1, 3))),
+    st.builds(RandomBlocks, block=st.integers(1, 3), count=st.integers(1, 2), seed=st.integers(0, 3)),
+    st.builds(BigBird, block=st.integers(1, 3), count=st.just(1), window=st.integers(0, 1)),
+    st.just(ByHead(masks=(Causal(), Chunk(size=3)))),
 )
 masks = st.recursive(
     leaves,
@@ -112,6 +130,27 @@ masks = st.recursive(
 def seen(mask: Mask, q: range, k: range) -> torch.Tensor:
     a, b = Layout.dense(1, len(q), start=q[0]), Layout.dense(1, len(k), start=k[0])
     return mask.visible(a.coordinates("q"), b.coordinates("k")).expand(1, 1, len(q), len(k))[0, 0]
+
+
+def cut(tokens: range, size: int, side: str) -> Span:
+    """Blocks of `size` tokens as a grid sees them, with two heads."""
+    first = torch.tensor([*tokens[::size]])
+    last = torch.minimum(first + size - 1, torch.tensor(tokens[-1]))
+    head = torch.arange(2).view(-1, 1, 1)
+    return Span(first[:, None], last[:, None], None, head) if side == "q" else Span(first[None], last[None], None, head)
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks, st.integers(1, 4), st.integers(1, 3))
+def test_claims_about_a_grid_of_blocks_are_true(mask: Mask, rows: int, columns: int) -> None:
+    tokens = range(2, 15)
+    claim = mask.reach(cut(tokens, rows, "q"), cut(tokens, columns, "k"))
+    layout = Layout.dense(1, len(tokens), start=2)
+    cells = mask.visible(layout.coordinates("q", heads=2), layout.coordinates("k", heads=2)).expand(1, 2, 13, 13)[0]
+    for i, queries in enumerate(cells.split(rows, 1)):
+        for j, part in enumerate(queries.split(columns, 2)):
+            some, whole = (torch.as_tensor(c).expand(2, -(-13 // rows), -(-13 // columns))[:, i, j] for c in claim)
+            assert not (part.flatten(1).any(1) & ~some).any() and not (whole & ~part.flatten(1).all(1)).any()
 
 
 ranges = st.tuples(st.integers(0, 9), st.integers(1, 7)).map(lambda t: range(t[0], t[0] + t[1]))

@@ -36,7 +36,7 @@ class Problem(NamedTuple):
     out: Tensor
     grads: list[Tensor]
     weight: Tensor  # the loss is sum(out * weight)
-    blind: Tensor  # [B, Q]
+    blind: Tensor  # [B, H, Q]
 
 
 def cells(masks: list[str], layout: str, terms: list[str], rules: list[str]) -> Iterator[Cell]:
@@ -51,7 +51,7 @@ def cells(masks: list[str], layout: str, terms: list[str], rules: list[str]) -> 
 
 def make(cell: Cell, where: LayoutCase, case: oracle.MaskCase, seen: Tensor) -> Problem:
     """Inputs, call and the oracle's answers of one cell."""
-    batch, queries, keys = seen.shape
+    batch, _, queries, keys = seen.shape
     shapes = [(HEADS, queries, WIDTH), (cell.groups, keys, WIDTH), (cell.groups, keys, cell.width)]
     q, k, v = inputs = [torch.randn(batch, *shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     wanted = RULES[cell.rule]
@@ -68,7 +68,7 @@ def make(cell: Cell, where: LayoutCase, case: oracle.MaskCase, seen: Tensor) -> 
     weight = torch.randn_like(out)
     grads = torch.autograd.grad((out * weight).sum(), [*inputs, *learned], allow_unused=True)
     filled = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, [*inputs, *learned])]
-    return Problem(inputs, learned, call, out.detach(), filled, weight, ~seen.any(-1))
+    return Problem(inputs, learned, call, out.detach(), filled, weight, ~seen.any(-1).expand(-1, HEADS, -1))
 
 
 def check(problem: Problem, backend: str, *, grad: bool, tolerance: float = 1e-9) -> None:
@@ -82,7 +82,7 @@ def check(problem: Problem, backend: str, *, grad: bool, tolerance: float = 1e-9
         )
     assert out.shape == problem.out.shape and out.dtype == q.dtype
     _near(out.detach(), problem.out, tolerance, "value")
-    assert not out.detach().transpose(1, 2)[problem.blind].any(), "a blind query gives zeros"
+    assert not out.detach()[problem.blind].any(), "a blind query gives zeros"
     if not grad:
         return
     asked = [*problem.inputs, *problem.learned]
@@ -91,7 +91,7 @@ def check(problem: Problem, backend: str, *, grad: bool, tolerance: float = 1e-9
         name = ("q", "k", "v")[i] if i < 3 else f"learned {i - 3}"
         _near(torch.zeros_like(wanted) if got is None else got, wanted, tolerance, f"gradient of {name}")
     got_q = grads[0]
-    assert got_q is not None and not got_q.transpose(1, 2)[problem.blind].any(), "a blind query gets no gradient"
+    assert got_q is not None and not got_q[problem.blind].any(), "a blind query gets no gradient"
 
 
 def _near(got: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
@@ -145,7 +145,10 @@ def run_cells(
     """Every cell on every backend: what went wrong, which lines of the table were met, how many cells were computed."""
     lines, wrong, met, computed = refusal_lines(more_refusals) + refusal_lines(), [], set(), 0
     where = LAYOUTS[layout]()
-    seen = {name: oracle.visible(case.sees, where.queries, where.keys) for name, case in masks.items()}
+    seen = {
+        name: oracle.visible(case.sees, where.queries, where.keys, HEADS if case.mask.by_head() else 1)
+        for name, case in masks.items()
+    }
     for number, cell in enumerate(cells([*masks], layout, terms, rules)):
         problem = make(cell, where, masks[cell.mask], seen[cell.mask])
         for backend in backends:

@@ -26,12 +26,15 @@ from attnlib.attention.masks import (
     SameSegment,
     Window,
 )
+from attnlib.attention.patterns import ByHead, Dilated, DilatedSegments, Fixed, Strided
+from attnlib.attention.random_blocks import BigBird, RandomBlocks
 
 
 class Token(NamedTuple):
     position: int
     segment: int = 0
     tag: int = 0
+    head: int = 0  # of a query
 
 
 Row = list[Token | None]
@@ -50,6 +53,29 @@ def _explicit(q: Token, k: Token) -> bool:
     return q.position < 3 and k.position < 4 and TABLE[q.position][k.position] == "#"
 
 
+def word(x: int) -> int:
+    """The integer hash of the random blocks: xor with shifts, and two multiplications modulo 2^32."""
+    for shift, factor in ((16, 2146121005), (15, 2221713035)):
+        x = (x % 2**32 ^ x % 2**32 // 2**shift) * factor % 2**32
+    return x ^ x // 2**16
+
+
+def drawn(a: int, b: int, head: int, count: int, seed: int, layer: int) -> bool:
+    """Did the later block draw the earlier: one of each of `count` stretches of those before it."""
+    later, earlier = max(a, b), min(a, b)
+    root = word(word(word(word(seed) + layer) + head) + later)
+    for stretch in range(count):
+        begin, end = later * stretch // count, later * (stretch + 1) // count
+        if begin <= earlier < end:
+            return earlier - begin == word(root + stretch) % (end - begin)
+    return False
+
+
+def _big_bird(q: Token, k: Token) -> bool:
+    a, b = q.position // 2, k.position // 2
+    return abs(a - b) <= 1 or min(a, b) < 1 or drawn(a, b, q.head, 1, 5, 3)
+
+
 # kind -> examples of it, each with its meaning
 MASKS: dict[str, list[MaskCase]] = {
     "everything": [MaskCase(Everything(), lambda q, k: True)],
@@ -65,6 +91,39 @@ MASKS: dict[str, list[MaskCase]] = {
     "global": [MaskCase(Global(), lambda q, k: q.tag >= 2 or k.tag >= 2)],
     "same_segment": [MaskCase(SameSegment(), lambda q, k: True)],
     "explicit": [MaskCase(Explicit(rows=TABLE), _explicit)],
+    "dilated": [
+        MaskCase(Dilated(step=2, before=2, after=1), lambda q, k: q.position - k.position in (-2, 0, 2, 4)),
+    ],
+    "strided": [
+        MaskCase(Strided(stride=3), lambda q, k: (d := q.position - k.position) % 3 == 0 or -3 <= d <= 3),
+    ],
+    "fixed": [
+        MaskCase(
+            Fixed(block=3, summary=1), lambda q, k: k.position % 3 == 2 or q.position // 3 == k.position // 3
+        ),
+    ],
+    "dilated_segments": [
+        MaskCase(
+            DilatedSegments(lengths=(2, 6), rates=(1, 3)),
+            lambda q, k: q.position // 2 == k.position // 2
+            or (q.position // 6 == k.position // 6 and q.position % 3 == k.position % 3 == q.head % 3),
+        ),
+    ],
+    "random_blocks": [
+        MaskCase(
+            RandomBlocks(block=1, count=2, seed=7),
+            lambda q, k: drawn(q.position, k.position, q.head, 2, 7, 0),
+        ),
+    ],
+    "big_bird": [MaskCase(BigBird(block=2, count=1, seed=5, layer=3), _big_bird)],
+    "by_head": [
+        MaskCase(
+            ByHead(masks=(Causal(), Window(before=0, after=1), Causal() & First(count=1))),
+            lambda q, k: (k.position <= q.position, 0 <= k.position - q.position <= 1, k.position < 1 <= q.position + 1)[
+                q.head % 3
+            ],
+        ),
+    ],
     "all": [
         MaskCase(Causal() & Window(before=2), lambda q, k: 0 <= q.position - k.position <= 2),
         MaskCase(Causal() & ~First(count=1), lambda q, k: 1 <= k.position <= q.position),
@@ -88,13 +147,19 @@ MASKS: dict[str, list[MaskCase]] = {
 }
 
 
-def visible(sees: Sees, q: list[Row], k: list[Row]) -> Tensor:
-    """[B, Q, K] bool, a cell at a time: a token sees its own segment only, and what is no token is not seen."""
+def visible(sees: Sees, q: list[Row], k: list[Row], heads: int = 1) -> Tensor:
+    """[B, H, Q, K] bool, a cell at a time: a token sees its own segment only, and what is no token is not seen."""
     cells = [
-        [[a is not None and b is not None and a.segment == b.segment and sees(a, b) for b in keys] for a in queries]
+        [
+            [
+                [a is not None and b is not None and a.segment == b.segment and sees(a._replace(head=h), b) for b in keys]
+                for a in queries
+            ]
+            for h in range(heads)
+        ]
         for queries, keys in zip(q, k)
     ]
-    return torch.tensor(cells, dtype=torch.bool).view(len(q), len(q[0]), len(k[0]))
+    return torch.tensor(cells, dtype=torch.bool).view(len(q), heads, len(q[0]), len(k[0]))
 
 
 def _distances(q: list[Row], k: list[Row]) -> list[list[list[int]]]:
@@ -174,9 +239,9 @@ def attention(
     added: Tensor | None = None,
     weigh: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """q [B, H, Q, D], k and v [B, G, K, *], seen [B, Q, K]: exp(s) / (exp(sink) + sum exp(s)), written out.
+    """q [B, H, Q, D], k and v [B, G, K, *], seen [B, H|1, Q, K]: exp(s) / (exp(sink) + sum exp(s)), written out.
 
-    `weigh` replaces that by another way from scores [B, H, Q, K] and what is seen [B, 1, Q, K] to weights.
+    `weigh` replaces that by another way from scores [B, H, Q, K] and what is seen [B, H|1, Q, K] to weights.
     """
     share = q.shape[1] // k.shape[1]
     k, v = (torch.stack([t[:, h // share] for h in range(q.shape[1])], 1).double() for t in (k, v))
@@ -186,8 +251,8 @@ def attention(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if weigh is not None:
-        return torch.einsum("bhqk,bhkd->bhqd", weigh(scores, seen[:, None]), v)
-    powers = torch.exp(scores) * seen[:, None]
+        return torch.einsum("bhqk,bhkd->bhqd", weigh(scores, seen), v)
+    powers = torch.exp(scores) * seen
     total = powers.sum(-1, keepdim=True)
     if sink is not None:
         total = total + torch.exp(sink.double())[None, :, None, None]

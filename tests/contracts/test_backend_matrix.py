@@ -49,7 +49,7 @@ def test_every_line_of_the_table_is_met() -> None:
 
 def test_flex_refuses_gradients_on_the_cpu_as_listed() -> None:
     where = LAYOUTS["dense"]()
-    problem = make(Cell("causal#0", "dense", "none", "plain", 4, 6), where, MASKS["causal"][0], torch.ones(2, 7, 7) > 0)
+    problem = make(Cell("causal#0", "dense", "none", "plain", 4, 6), where, MASKS["causal"][0], torch.ones(2, 1, 7, 7) > 0)
     (line,) = [line for line in refusal_lines() if line.when == {"grad": {"yes"}}]
     assert backend_named("flex").refuses(*problem.inputs, problem.call) == line.reason
 

@@ -55,8 +55,8 @@ MUTANTS = [
     Mutant(
         "chunk claims too much",
         "attention/masks.py",
-        "queries[0] == queries[1] == keys[0] == keys[1]",
-        "queries[0] == keys[0]",
+        "one = (queries[0] == queries[1]) & (keys[0] == keys[1]) & (queries[0] == keys[0])",
+        "one = queries[0] == keys[0]",
         MASKS,
         "claims",
     ),
