@@ -13,6 +13,7 @@ from attnlib.errors import LayoutError
 from attnlib.spec import Spec
 
 LINEAR, STEP = 1000.0, math.log(6.4) / 27.0  # the mel scale is linear below 1000 Hz, with a mel of 200 / 3 Hz
+BLOCK = 6000  # frames turned at once: their spectra take thirty times the memory of the sound itself
 
 
 def _mel(hertz: float) -> float:
@@ -70,13 +71,22 @@ class LogMel(Spec):
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Samples [.., N] in [-1, 1] -> features [.., channels, N / hop]."""
-        if windows.shape[-1] <= self.n_fft // 2 or not windows.is_floating_point():
+        side = self.n_fft // 2
+        if windows.shape[-1] <= side or not windows.is_floating_point():
             fact = f"are {windows.dtype} of shape {tuple(windows.shape)}"
-            raise LayoutError("sound", fact, f"must be floats, more than {self.n_fft // 2} of them")
-        hann = torch.hann_window(self.n_fft, device=windows.device)
-        turned = torch.stft(windows.float(), self.n_fft, self.hop, window=hann, return_complex=True)
-        power = (turned[..., :-1].abs() ** 2).contiguous()  # [.., bins, frames]
-        bands = mel_filters(self.channels, self.n_fft, self.rate).to(power.device) @ power
-        logs = bands.clamp(min=1e-10).log10()
-        loudest = logs.amax((-2, -1), keepdim=True)
-        return (torch.maximum(logs, loudest - 8.0) + 4.0) / 4.0
+            raise LayoutError("sound", fact, f"must be floats, more than {side} of them")
+        rows = windows.float().reshape(-1, 1, windows.shape[-1])
+        mirrored = torch.nn.functional.pad(rows, (side, side), mode="reflect")[:, 0]
+        count = windows.shape[-1] // self.hop
+        logs = [self._logs(mirrored, first, min(first + BLOCK, count)) for first in range(0, count, BLOCK)]
+        whole = torch.cat(logs, -1).view(*windows.shape[:-1], self.channels, count)
+        loudest = whole.amax((-2, -1), keepdim=True)
+        return (torch.maximum(whole, loudest - 8.0) + 4.0) / 4.0
+
+    def _logs(self, mirrored: Tensor, first: int, last: int) -> Tensor:
+        """[B, channels, last - first] of these frames."""
+        heard = mirrored[:, first * self.hop : (last - 1) * self.hop + self.n_fft]
+        hann = torch.hann_window(self.n_fft, device=heard.device)
+        turned = torch.stft(heard, self.n_fft, self.hop, window=hann, center=False, return_complex=True)
+        power = turned.abs() ** 2  # [B, bins, frames]
+        return (mel_filters(self.channels, self.n_fft, self.rate).to(power.device) @ power).clamp(min=1e-10).log10()

@@ -24,7 +24,7 @@ def resample(samples: Tensor, rate: int, wanted: int) -> Tensor:
         raise UsageError("resample", f"from {rate} to {wanted} a second", "rates must be at least 1")
     common = math.gcd(rate, wanted)
     old, new = rate // common, wanted // common
-    if old == new:
+    if old == new or not samples.shape[-1]:
         return samples
     kernel, width = _kernel(old, new)
     length = -(-samples.shape[-1] * new // old)

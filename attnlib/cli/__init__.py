@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from attnlib.errors import AttnlibError, UsageError
 
 COMMANDS = (
-    "train", "generate", "fill", "embed", "classify", "answer", "tag", "translate", "summarize", "score", "evaluate",
-    "describe", "check", "explain", "attend", "why", "faithful", "lens", "load", "export", "parity", "configs", "schema",
+    "train", "generate", "fill", "embed", "classify", "answer", "tag", "translate", "summarize", "transcribe",
+    "score", "evaluate", "describe", "check", "explain", "attend", "why", "faithful", "lens", "load", "export", "parity",
+    "configs", "schema",
 )  # fmt: skip
 DEBUG = "ATTNLIB_DEBUG"
 

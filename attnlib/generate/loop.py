@@ -48,7 +48,7 @@ def generate(
 
     LayoutError for prompts that do not fit the model; UsageError and SpecErrors for what cannot be asked of it.
     """
-    chosen = choose(model, sampling, options)
+    chosen = choose(model, sampling, options, words=_given(decoder_prompts))
     job = prepare(model, prompts, chosen, attention_mask=attention_mask, layout=layout,
                   decoder_prompts=decoder_prompts, start=start, tokenizer=tokenizer)  # fmt: skip
     if chosen.num_beams > 1:
@@ -76,13 +76,18 @@ def stream(
     The texts of a row's events, joined, are the text `generate` gives. Text is held back while it ends within a code
     point or may be the beginning of a stop string. What is asked is checked at the call, not at the first event.
     """
-    chosen = choose(model, sampling, options)
+    chosen = choose(model, sampling, options, words=_given(decoder_prompts))
     if chosen.num_beams > 1:
         raise UsageError("generate.num_beams", f"is {chosen.num_beams} in a stream", "beams are known only at the end",
                          "use generate()")  # fmt: skip
     job = prepare(model, prompts, chosen, attention_mask=attention_mask, layout=layout,
                   decoder_prompts=decoder_prompts, start=start, tokenizer=tokenizer)  # fmt: skip
     return _events(job, _rows(job))
+
+
+def _given(decoder_prompts: Prompts | None) -> dict[str, None]:
+    """What a model's config need not say, as the call does."""
+    return {} if decoder_prompts is None else {"forced_decoder_ids": None}
 
 
 class _Row:

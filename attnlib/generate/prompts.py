@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attnlib.errors import LayoutError, UsageError
 from attnlib.generate.options import Sampling
 from attnlib.generate.rules import Chain, Known, Texts
+from attnlib.generate.sources import heard, listens, named
 from attnlib.layout import Layout
 
 Prompts = Sequence[Sequence[int]] | Sequence[str] | Sequence[Tensor] | Tensor
@@ -27,12 +28,15 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A checked request: rows of the decoder, of the source (encoder-decoder only), and all that is not per row."""
+    """A checked request: rows of the decoder, of the source (encoder-decoder only), and all that is not per row.
+
+    sources: ids, or features [B, channels, frames] of models that listen.
+    """
 
     model: Any
     options: Sampling
     rows: list[list[int]]
-    sources: list[list[int]] | None
+    sources: list[list[int]] | Tensor | None
     most: list[int]  # tokens that each row may hold in the end, its prompt included
     eos: frozenset[int]
     rules: Chain
@@ -40,11 +44,14 @@ class Job:
 
     def texts(self, device: torch.device) -> Texts:
         """What the rows hold before the first new token, for the rules."""
-        return Texts.of(self.rows, self.sources or self.rows, self.most, device)
+        read = self.rows if self.sources is None else self.sources
+        return Texts.of(self.rows, [[]] * len(read) if isinstance(read, Tensor) else read, self.most, device)
 
     def asked(self, row: int) -> tuple[Sequence[int], ...]:
         """Everything the model was given for this row: what its random numbers are drawn by."""
-        return (self.rows[row],) if self.sources is None else (self.sources[row], self.rows[row])
+        if self.sources is None:
+            return (self.rows[row],)
+        return (named(self.sources[row]) if isinstance(self.sources, Tensor) else self.sources[row], self.rows[row])
 
 
 def prepare(
@@ -69,13 +76,16 @@ def prepare(
     if options.stop and tokenizer is None:
         raise UsageError("generate.stop", "is given without a tokenizer", "stop strings need one", "tokenizer=...")
     both = is_kind(model, "encoder_decoder")
-    rows = as_rows(prompts, "prompts", attention_mask=attention_mask, layout=layout, tokenizer=tokenizer, end=both)
-    starts = _starts(model, tokenizer, options.start if start is None else start, len(rows))
-    sources = None
+    sources: list[list[int]] | Tensor | None = None
+    if listens(model):
+        rows, sources = [], heard(model, prompts, "prompts")
+    else:
+        rows = as_rows(prompts, "prompts", attention_mask=attention_mask, layout=layout, tokenizer=tokenizer, end=both)
+        sources = check_ids(rows, vocab_of(model, source=True), "prompts", filled=True) if both else None
+    starts = _starts(model, tokenizer, options.start if start is None else start, len(rows if sources is None else sources))
     if both:
-        sources = check_ids(rows, vocab_of(model, source=True), "prompts", filled=True)
         if decoder_prompts is None and options.decoder_prompt:
-            decoder_prompts = [options.decoder_prompt] * len(rows)
+            decoder_prompts = [options.decoder_prompt] * len(starts)
         rows = decoder_rows(decoder_prompts, starts, tokenizer)
     elif decoder_prompts is not None:
         raise UsageError("decoder_prompts", "given to a decoder", "are for encoder-decoders", "give prompts only")
@@ -225,9 +235,11 @@ def begin(job: Job) -> tuple[Any, Tensor]:
     return state, logits[:, -1].float()
 
 
-def begin_state(model: Any, sources: list[list[int]] | None, batch: int, cache: str, capacity: int) -> Any:
+def begin_state(model: Any, sources: list[list[int]] | Tensor | None, batch: int, cache: str, capacity: int) -> Any:
     if sources is None:
         return model.begin(batch=batch, cache=cache, capacity=capacity)
+    if isinstance(sources, Tensor):
+        return model.begin(sources, cache=cache, capacity=capacity)
     ids, layout, _ = next(blocks(sources, "right", max(len(row) for row in sources), device_of(model)))
     return model.begin(ids, layout, cache=cache, capacity=capacity)
 

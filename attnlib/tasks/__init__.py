@@ -2,7 +2,7 @@
 
     from attnlib import tasks
     model = tasks.load("folder")                      # a model with its tokenizer, ours or of a known family
-    tasks.fill(model, "The [MASK] sat.")              # embed, classify, answer, tag, translate, summarize alike
+    tasks.fill(model, "The [MASK] sat.")              # embed, classify, answer, tag, translate, summarize, transcribe alike
 """
 
 from attnlib.pretrained.sentence import SentenceSpec
@@ -13,6 +13,7 @@ from attnlib.tasks.labelling import Label, classify
 from attnlib.tasks.ready import Ready, load
 from attnlib.tasks.tagging import Tagged, tag
 from attnlib.tasks.texts import summarize, translate
+from attnlib.tasks.transcribing import Segment, Transcript, transcribe
 
 __all__ = [
     "Answer",
@@ -21,8 +22,10 @@ __all__ = [
     "Filling",
     "Label",
     "Ready",
+    "Segment",
     "SentenceSpec",
     "Tagged",
+    "Transcript",
     "answer",
     "classify",
     "complete",
@@ -31,5 +34,6 @@ __all__ = [
     "load",
     "summarize",
     "tag",
+    "transcribe",
     "translate",
 ]
