@@ -18,8 +18,9 @@ from attnlib.errors import AttnlibError, UsageError
 
 COMMANDS = (
     "train", "generate", "fill", "embed", "classify", "answer", "tag", "translate", "summarize", "transcribe",
-    "score", "evaluate", "describe", "check", "explain", "attend", "why", "faithful", "lens", "load", "export", "parity",
-    "configs", "schema",
+    "score", "evaluate", "describe", "check", "explain",
+    "attend", "why", "faithful", "lens", "patch",
+    "load", "export", "parity", "configs", "schema",
 )  # fmt: skip
 DEBUG = "ATTNLIB_DEBUG"
 

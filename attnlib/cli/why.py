@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def put(args: argparse.Namespace, loaded: Loaded, text: str) -> Question:
-    """The question that the command line puts to a model about a text."""
+def put(args: argparse.Namespace, loaded: Loaded, text: str, target: str | None = None) -> Question:
+    """The question that the command line puts to a model about a text; `target`: another than --target."""
     from attnlib.errors import UsageError
     from attnlib.inspect.explanations import ask
     from attnlib.inspect.reading import read_text
@@ -71,5 +71,5 @@ def put(args: argparse.Namespace, loaded: Loaded, text: str) -> Question:
         raise UsageError("--written", "is given", "an encoder writes nothing")
     tokenizer = loaded.tokenizer()
     reading = read_text(loaded.model, tokenizer, read_input(text))
-    return ask(loaded.model, reading, args.target, tokenizer=tokenizer, written=args.written or (),
+    return ask(loaded.model, reading, target or args.target, tokenizer=tokenizer, written=args.written or (),
                new_tokens=args.max_new_tokens)  # fmt: skip

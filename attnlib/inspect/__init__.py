@@ -4,6 +4,7 @@ from attnlib.inspect.ablation import ablated, gated
 from attnlib.inspect.direct import Attribution, attribution
 from attnlib.inspect.lenses import Lens, lens
 from attnlib.inspect.maps import AttentionMap
+from attnlib.inspect.patching import Patching, patch
 from attnlib.inspect.recording import Recording, record
 from attnlib.inspect.seen import SeenWeights
 from attnlib.inspect.sites import sites, watching
@@ -13,6 +14,7 @@ __all__ = [
     "AttentionMap",
     "Attribution",
     "Lens",
+    "Patching",
     "Recording",
     "SeenWeights",
     "Summaries",
@@ -21,6 +23,7 @@ __all__ = [
     "attribution",
     "gated",
     "lens",
+    "patch",
     "record",
     "sites",
     "watching",

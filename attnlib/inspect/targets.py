@@ -164,7 +164,7 @@ def find_targets(
     """
     first = 1 if reading.source is not None and not written else len(reading.text)
     reading = checked(model, go_on(reading, tokenizer, written))
-    able = _able(model)
+    able = kinds_for(model)
     text = text or (able[0] if able else "")
     kind, rest = text, ""
     for mark in (":", "="):
@@ -192,7 +192,7 @@ def answer_names(model: Any, tokenizer: Tokenizer | None) -> Callable[[int], str
     return lambda i: f"#{i}" if tokenizer is None else tokenizer.tokens([i])[0]
 
 
-def _able(model: Any) -> tuple[str, ...]:
+def kinds_for(model: Any) -> tuple[str, ...]:
     """The kinds of target that a model has a head for, its first the default."""
     head = model.head.tokens if isinstance(model.head, PretrainingHead) else model.head
     if isinstance(head, LMHead | MaskedLMHead):

@@ -1,4 +1,4 @@
-"""attnlib lens, as a user calls them, on a run of each stack."""
+"""attnlib lens and patch, as a user calls them, on a run of each stack."""
 
 from __future__ import annotations
 
@@ -41,3 +41,46 @@ def test_a_lens_that_cannot_be_is_one_line(runs: dict[str, Path], capsys: Captur
     assert "only an encoder-decoder" in refused(capsys, "lens", gpt, "a", "--attribution", "--source")
     twice = ("--site", "decoder.0.in", "--site", "decoder.1.in")
     assert "--site: is given 2 times" in refused(capsys, "lens", gpt, "a", "--attribution", *twice)
+
+
+PATCHED = {
+    "gpt": ("--clean", "a sea", "--corrupt", "a tea", "--answer", "s/t"),
+    "bert": ("--clean", "a sea", "--corrupt", "a tea", "--target", "mask:3", "--answer", "e"),
+    "t5": ("--clean", "sea", "--corrupt", "tea", "--written", "s"),
+}
+
+
+@pytest.mark.parametrize("name", PATCHED)
+def test_patches_by_command(name: str, runs: dict[str, Path], capsys: Capture, tmp_path: Path) -> None:
+    tree = json.loads(told(capsys, "patch", runs[name], *PATCHED[name], "--json"))
+    side = tree["sides"][0]
+    differing = [a != b for a, b in zip(side["clean"], side["corrupt"], strict=True)]
+    first = tree["sites"][0]
+    assert sum(differing) == 1 and first["site"].endswith(".embedding")
+    assert sum(abs(value - tree["corrupt"]) > 1e-6 for value in first["values"]) == 1
+    assert first["values"][differing.index(True)] == pytest.approx(tree["clean"], abs=1e-6)
+    shown = told(capsys, "patch", runs[name], *PATCHED[name], "--csv", tmp_path / "p.csv")
+    assert "t < s" in shown and "restores" in shown and shown.splitlines()[-1] == str(tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text().count("\n") == 1 + sum(len(one["values"]) for one in tree["sites"])
+    heads = json.loads(told(capsys, "patch", runs[name], *PATCHED[name], "--heads", "--gradient", "--json"))
+    assert heads["estimated"] and all(".heads." in one["site"] for one in heads["sites"])
+    assert "the 2 greatest" in told(capsys, "patch", runs[name], *PATCHED[name], "--site", "*", "--top", "2")
+
+
+def test_a_patch_that_cannot_be_is_one_line(runs: dict[str, Path], capsys: Capture, tmp_path: Path) -> None:
+    gpt, bert, t5 = runs["gpt"], runs["bert"], runs["t5"]
+    both = ("--clean", "a sea", "--corrupt", "a tea")
+    assert "corrupt text: has 4 tokens, the clean one 5" in refused(capsys, "patch", gpt, "--clean", "a sea",
+                                                                    "--corrupt", "sea!")  # fmt: skip
+    assert "site: 'decoder.7.out' is none" in refused(capsys, "patch", gpt, *both, "--site", "decoder.7.out")
+    assert "wish one token" in refused(capsys, "patch", gpt, *both, "--answer", "se")
+    assert "can be asked for next, written" in refused(capsys, "patch", gpt, *both, "--target", "class")
+    assert "text: is empty" in refused(capsys, "patch", gpt, "--clean", "", "--corrupt", "")
+    assert "positions end at 40" in refused(capsys, "patch", bert, "--clean", "a" * 41, "--corrupt", "b" * 41,
+                                            "--target", "mask:0")  # fmt: skip
+    assert "patching moves one" in refused(capsys, "patch", t5, *both, "--target", "written", "--written", "se")
+    assert "only one text" in refused(capsys, "patch", gpt, "--clean", "-", "--corrupt", "-")
+    nowhere = tmp_path / "no" / "p.csv"
+    assert "cannot be written" in refused(capsys, "patch", gpt, *both, "--csv", nowhere) and not nowhere.exists()
+    moved = ("--clean", "the sea", "--corrupt", "sea the", "--target", "mask:sea")
+    assert "another column" in refused(capsys, "patch", bert, *moved)
