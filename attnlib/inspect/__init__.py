@@ -2,6 +2,7 @@
 
 from attnlib.inspect.ablation import ablated, gated
 from attnlib.inspect.direct import Attribution, attribution
+from attnlib.inspect.heads import HeadReport, HeadScore, head_report
 from attnlib.inspect.lenses import Lens, lens
 from attnlib.inspect.maps import AttentionMap
 from attnlib.inspect.patching import Patching, patch
@@ -13,6 +14,8 @@ from attnlib.inspect.summaries import Summaries, Summary
 __all__ = [
     "AttentionMap",
     "Attribution",
+    "HeadReport",
+    "HeadScore",
     "Lens",
     "Patching",
     "Recording",
@@ -22,6 +25,7 @@ __all__ = [
     "ablated",
     "attribution",
     "gated",
+    "head_report",
     "lens",
     "patch",
     "record",

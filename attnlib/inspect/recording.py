@@ -16,10 +16,11 @@ from attnlib.attention.scope import Door, standing_at_the_door
 from attnlib.errors import UsageError
 from attnlib.inspect.choice import Chosen, Names, choose, heads_of
 from attnlib.inspect.maps import AttentionMap
+from attnlib.inspect.reduction import Reduced, Reduction
 from attnlib.inspect.rows import Application, Block, Call, at_the_door, ranks, runs_of
 from attnlib.inspect.seen import SeenWeights
 from attnlib.inspect.sites import sites_named, stacks
-from attnlib.inspect.summaries import SeenSummary, Summaries, Summary, sides
+from attnlib.inspect.summaries import SeenSummary, Summaries, Summary
 from attnlib.layout import Layout
 
 Rows = int | slice | Sequence[int] | None
@@ -53,7 +54,7 @@ class Recording(Door):
     """What was seen: weights by the attention's path, activations by the site's name, of each text or call in order.
 
     weights:     path -> one SeenWeights a text; `seen[path]` is the last.
-    summaries:   path -> one SeenSummary a text; `seen.summary(path)` is one row of the last.
+    summaries:   path -> one SeenSummary a text (or of another reduction); `seen.summary(path)` is one row of the last.
     activations: site -> one tensor a forward, as it was, detached.
     refused:     path -> why the weights of this attention are not to be had.
     """
@@ -65,12 +66,12 @@ class Recording(Door):
         weights: bool,
         rows: Rows,
         dtype: torch.dtype,
-        summaries: Summaries | None,
+        summaries: Reduction | None,
         source: bool,
     ) -> None:
         self.chosen = {one.path: one for one in chosen}
         self.weights: dict[str, list[SeenWeights]] = {}
-        self.summaries: dict[str, list[SeenSummary]] = {}
+        self.summaries: dict[str, list[Reduced]] = {}
         self.activations: dict[str, list[Tensor]] = {}
         self.refused: dict[str, str] = {}
         self._keep, self._rows, self._dtype = weights, _numbers(rows), dtype
@@ -86,9 +87,10 @@ class Recording(Door):
 
     def summary(self, path: str, row: int = 0, segment: int | None = None) -> Summary:
         """The summary of the last text that this attention saw, of one row."""
-        if path not in self.summaries:
+        found = self.summaries[path][-1] if path in self.summaries else None
+        if not isinstance(found, SeenSummary):
             raise UsageError("record", f"{path!r} was not summed up", f"wish one of {', '.join(self.summaries) or 'none'}")
-        return self.summaries[path][-1].of(row, segment)
+        return found.of(row, segment)
 
     # -- taking -----------------------------------------------------------------------------------------------------
 
@@ -170,7 +172,7 @@ class Recording(Door):
         if self._keep:
             self.weights.setdefault(one.path, []).append(SeenWeights(one.path, heads, self._rows))
         if self._sum is not None:
-            new = SeenSummary(one.path, heads, self._sum, sides(self._sum, one.path, self._source), batch)
+            new = self._sum.opened(one.path, heads, source=self._source, batch=batch)
             self.summaries.setdefault(one.path, []).append(new)
 
     # -- giving -----------------------------------------------------------------------------------------------------
@@ -215,7 +217,7 @@ def record(
     heads: Names = None,
     rows: Rows = None,
     activations: str | Sequence[str] = (),
-    summaries: Summaries | bool = False,
+    summaries: Reduction | bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Recording]:
     """Records what the attentions of a model do in this thread while open: `with record(model, layers=[0, 3]) as seen:`.
@@ -226,7 +228,8 @@ def record(
 
     weights: of the attentions that `layers` (numbers or path patterns) and `heads` (numbers, or "decoder.3.self.5") name.
     rows: the queries whose weights are kept, by their number in the text: 7, [7, 9], slice(0, 32); None = all.
-    summaries: what `attnlib.inspect.summaries` names, of all queries, in memory linear in the tokens; True = as by default.
+    summaries: what `attnlib.inspect.summaries` names, of all queries, in memory linear in the tokens; True = as by default,
+        or another reduction.
     activations: names or patterns of `attnlib.inspect.sites`, as they pass.
     A text that a cache takes in step by step is joined; rows follow their beams, those that leave a batch are let go.
 

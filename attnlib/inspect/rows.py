@@ -19,6 +19,7 @@ LEAST, MOST, WISHED = 16, 256, 128  # query rows of a block; heads are taken in 
 
 Heads = tuple[int, ...] | None
 Make = Callable[[slice, slice], Tensor]  # (query columns, key columns) -> [B, h, R, N] weights
+See = Callable[[slice, slice, slice], Tensor | None]  # (heads, query columns, key columns) -> [B|1, h|1, R, N], None = all
 
 
 class Block(NamedTuple):
@@ -42,6 +43,7 @@ class Application(NamedTuple):
     parts: Callable[[slice], tuple[slice, ...]]  # ... without the gap between first tokens and a window
     own: bool = True  # whether queries and keys stand in the same text
     after: bool = True  # whether a query may see keys after it
+    sees: See | None = None  # which pairs a mask lets see; without it what has weight is seen
 
     def blocks(self, rows: Sequence[slice] | None = None, tile: int = TILE) -> Iterator[Block]:
         """All rows, or those named, of all heads."""
@@ -78,8 +80,12 @@ def at_the_door(q: Tensor, k: Tensor, call: AttentionCall, heads: Heads = None, 
         few, theirs, only = q[:, list(picked)], k[:, [head // share for head in picked]], call.again(picked)
         return lambda rows, keys: weights(few, theirs, only, bound, rows, keys)
 
+    def sees(some: slice, rows: slice, keys: slice) -> Tensor | None:
+        found = sight.dense(rows, keys)
+        return found if found is None or found.shape[1] == 1 else found[:, list(numbers[some])]
+
     after = sight.terms.after != 0
-    return Application(sight.q, sight.k, len(numbers), apart, of, sight.keys_of, sight.columns_of, own, after)
+    return Application(sight.q, sight.k, len(numbers), apart, of, sight.keys_of, sight.columns_of, own, after, sees)
 
 
 def runs_of(columns: Tensor) -> list[slice]:

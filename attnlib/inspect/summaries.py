@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attnlib.errors import UsageError
+from attnlib.inspect.reduction import Reduced, Reduction
 from attnlib.inspect.rows import Application, Call, held
 from attnlib.inspect.summing import Summing
 
@@ -27,7 +28,7 @@ Spans = Sequence[int] | None
 
 
 @dataclass(frozen=True)
-class Summaries:
+class Summaries(Reduction):
     """What to sum up: the `top` targets of each query, mass outside `windows`, mass on the first `sinks` tokens.
 
     spans: of each token of the text the number of its span (a sentence, a field, a speaker), -1 = of none;
@@ -46,6 +47,9 @@ class Summaries:
         for name, numbers, least in given:
             if any(isinstance(n, bool) or not isinstance(n, int) or n < least for n in numbers):
                 raise UsageError(name, f"{getattr(self, name)!r:.40}", f"wish whole numbers from {least}")
+
+    def opened(self, path: str, heads: tuple[int, ...], *, source: bool, batch: int) -> SeenSummary:
+        return SeenSummary(path, heads, self, sides(self, path, source), batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +76,7 @@ class Summary:
 
 
 @dataclass(eq=False)
-class SeenSummary:
+class SeenSummary(Reduced):
     """The summary of one attention over one text while it grows, of all rows of the batch."""
 
     path: str

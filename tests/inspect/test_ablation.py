@@ -7,8 +7,10 @@ import torch
 from configs_for_tests import SPECS, decoder, pair
 
 from attnlib.errors import UsageError
-from attnlib.inspect import ablated, gated
+from attnlib.inspect import ablated, gated, record
+from attnlib.inspect.ablation import mean_mixes
 from attnlib.inspect.subject import drawn
+from attnlib.layout import Layout
 
 CPU, FP64 = torch.device("cpu"), torch.float64
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 9, 7]])
@@ -57,3 +59,20 @@ def test_what_is_no_head_is_refused() -> None:
                         (lambda: gated(model, {"decoder.1.self": torch.ones(3)}), "1.self: .3. gates")):  # fmt: skip
         with pytest.raises(UsageError, match=words), call():
             raise AssertionError("opened")
+
+
+def test_mean_mixes_are_means_over_real_tokens_and_stand_in_for_heads() -> None:
+    model = drawn(SPECS["decoder"], seed=2, device=CPU, dtype=FP64)
+    layout = Layout.from_lengths([7, 4], 7, side="right")
+    with torch.no_grad(), record(model, activations="decoder.1.attention.heads") as seen:
+        means = mean_mixes(model, lambda: model(IDS, layout), layout)
+    mixed = seen.activations["decoder.1.attention.heads"][0]
+    wished = torch.cat([mixed[0], mixed[1, :4]]).mean(0)
+    torch.testing.assert_close(means["decoder.1.self"], wished, atol=1e-12, rtol=0)
+    with torch.no_grad(), ablated(model, "decoder.1.self.3", means):
+        with record(model, activations="decoder.1.attention.add") as put:
+            model(IDS, layout)
+        there = mixed.clone()
+        there[:, :, 3] = means["decoder.1.self"][3]
+        added = model.stack.blocks[1].attention.body.out(there.flatten(2))
+    torch.testing.assert_close(put.activations["decoder.1.attention.add"][0][0], added[0], atol=1e-12, rtol=0)
