@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from attnlib.cli.common import Loaded, count, model_argument, open_model, read_input, runtime_arguments
+from attnlib.cli.common import count, model_argument, open_model, read_input, runtime_arguments
 
 if TYPE_CHECKING:
-    from attnlib.text.tokenizer import Tokenizer
+    from attnlib.inspect.page import Page
 
-HELP = "attention maps of a text: --html a page for the browser, --png a picture"
+HELP = "attention of a text: --html a page for the browser, --png a picture"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +20,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--png", metavar="FILE", help="write a picture")
     parser.add_argument("--source", metavar="TEXT", help="an encoder-decoder's source, TEXT being the target then")
     parser.add_argument("--target", metavar="TEXT", help="an encoder-decoder's target (default: what it generates)")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="of a generated target (default: 64)")
+    parser.add_argument("--max-new-tokens", type=count, metavar="N",
+                        help="that the model goes on with (default: 64 of a generated target, else none)")  # fmt: skip
+    parser.add_argument("--why", action="append", default=[], metavar="METHOD",
+                        help="an explanation that goes along, by a method of `attnlib why`; may be repeated")  # fmt: skip
+    parser.add_argument("--about", metavar="WHAT", help="the answer that --why explains, as `attnlib why --target` takes it")
+    parser.add_argument("--compare", metavar="MODEL", help="another model beside it on the page, on the same text")
+    parser.add_argument("--compare-text", metavar="TEXT", help="another text beside it on the page")
     parser.add_argument("--paths", default="*", metavar="PATTERN", help="which attentions, such as 'decoder.*.cross'")
     parser.add_argument("--layers", metavar="LIST", help="which layers, such as 0,2-4")
+    parser.add_argument("--exact", action="append", default=[], metavar="HEAD",
+                        help="of a long text: a head whose targets go along exactly, such as decoder.3.self.5; "
+                        "may be repeated")  # fmt: skip
+    parser.add_argument("--rows", metavar="LIST", help="of a long text: queries that go along in full, such as 7,90-99")
     parser.add_argument("--heads", type=count, default=8, metavar="N", help="most heads in the picture (default: 8)")
     parser.add_argument("--title", help="default: the text")
     runtime_arguments(parser)
@@ -30,103 +40,87 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from attnlib.errors import UsageError
-    from attnlib.inspect.page import write_attention_page
+    from attnlib.inspect.maps import AttentionMap
     from attnlib.inspect.plot import attention_png
-    from attnlib.inspect.recording import record
 
     if args.html is None and args.png is None:
         raise UsageError("attend", "neither --html nor --png is given", "wish a file to write")
-    layers = None if args.layers is None else numbers(args.layers)
-    loaded = open_model(args)
-    tokenizer = loaded.tokenizer()
-    ids, source = _ids(args, loaded, tokenizer)
-    with record(loaded.model, layers=args.paths) as seen:
-        _forward(loaded, ids, source)
-    maps = seen.maps(tokenizer.tokens(ids), None if source is None else tokenizer.tokens(source))
-    maps = [one for one in maps if layers is None or one.place[1] in layers]
-    if not maps:
-        raise UsageError("--layers", f"{args.layers} are not among the model's", "wish numbers from 0")
-    title = args.title or read_title(args.text)
+    text = read_input(args.text)
+    page = _page(args, args.model, text)
     if args.html is not None:
-        write_attention_page(maps, args.html, title=title)
+        for other in _others(args, text):
+            page = page.beside(other)
+        page.write(args.html)
         print(args.html)
     if args.png is not None:
-        attention_png(maps, args.png, title=title, max_heads=args.heads)
+        maps = [one if isinstance(one, AttentionMap) else one.overview() for one in page.exhibits[0].maps]
+        attention_png(maps, args.png, title=page.title, max_heads=args.heads)
         print(args.png)
     return 0
 
 
-def read_title(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 80 else line[:79] + "…"
+def _others(args: argparse.Namespace, text: str) -> list[Page]:
+    """What stands beside the model on its text."""
+    from attnlib.errors import UsageError
+
+    if args.compare is not None and args.compare_text is not None:
+        raise UsageError("--compare-text", "is given with --compare", "wish one of them", "two are compared at a time")
+    if args.compare is not None:
+        return [_page(args, args.compare, text)]
+    return [] if args.compare_text is None else [_page(args, args.model, read_input(args.compare_text))]
 
 
-def numbers(text: str) -> set[int]:
+def _page(args: argparse.Namespace, model: str, text: str) -> Page:
+    """The page of one model on one text."""
+    from attnlib.errors import UsageError
+    from attnlib.generate.prompts import is_kind
+    from attnlib.inspect.seeing import line_of, see
+
+    layers = None if args.layers is None else numbers(args.layers)
+    loaded = open_model(argparse.Namespace(**{**vars(args), "model": model}))
+    source, target = (text, args.target) if args.source is None else (args.source, text)
+    if not is_kind(loaded.model, "encoder_decoder") and target is not None:
+        given = "--target" if args.source is None else "--source"
+        raise UsageError(given, "is given", "only an encoder-decoder has one")
+    return see(
+        loaded.model,
+        source,
+        tokenizer=loaded.tokenizer(),
+        write=args.max_new_tokens,
+        written=target,
+        layers=_attentions(loaded.model, args.paths, layers, args.layers),
+        exact=args.exact,
+        rows=[] if args.rows is None else sorted(numbers(args.rows, "--rows", "token")),
+        methods=args.why,
+        about=args.about,
+        name=model if args.compare is not None else line_of(text),
+        title=args.title or line_of(args.text if args.text != "-" else text),
+    )
+
+
+def _attentions(model: object, paths: str, layers: set[int] | None, given: str | None) -> list[str]:
+    """The paths of the attentions that --paths and --layers name."""
+    from attnlib.errors import UsageError
+    from attnlib.inspect.choice import choose
+
+    found = [one.path for one in choose(model, paths) if layers is None or one.layer in layers]  # type: ignore[arg-type]
+    if not found:
+        raise UsageError("--layers", f"{given} are not among the model's", "wish numbers from 0")
+    return found
+
+
+def numbers(text: str, option: str = "--layers", what: str = "layer") -> set[int]:
     """0,2-4 as {0, 2, 3, 4}."""
     from attnlib.errors import UsageError
 
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not _layer(first) or (dash and not _layer(last)):
-            raise UsageError("--layers", f"{part!r} is no layer", "wish numbers and ranges such as 0,2-4")
+        if not _number(first) or (dash and not _number(last)):
+            raise UsageError(option, f"{part!r} is no {what}", "wish numbers and ranges such as 0,2-4")
         found |= set(range(int(first), int(last if dash else first) + 1))
     return found
 
 
-def _layer(text: str) -> bool:
+def _number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 6
-
-
-def _ids(args: argparse.Namespace, loaded: Loaded, tokenizer: Tokenizer) -> tuple[list[int], list[int] | None]:
-    """What the model (its decoder) reads, and what its encoder reads before."""
-    from attnlib.errors import LayoutError, UsageError
-    from attnlib.generate.prompts import is_kind
-
-    text, model = read_input(args.text), loaded.model
-    if not is_kind(model, "encoder_decoder"):
-        if args.target is not None or args.source is not None:
-            raise UsageError(
-                "--target" if args.source is None else "--source", "is given", "only an encoder-decoder has one"
-            )
-        before, after = tokenizer.template
-        ids, source = [*before, *tokenizer.encode(text), *(after if is_kind(model, "encoder") else ())], None
-    else:
-        source = tokenizer.source(text if args.source is None else args.source)
-        ids = _target(args, loaded, tokenizer, source, args.target if args.source is None else text)
-    if not ids:
-        raise UsageError("TEXT", "is empty", "wish at least one token")
-    if model.max_length is not None and len(ids) > model.max_length:
-        raise LayoutError("TEXT", f"has {len(ids)} tokens", f"the model's positions end at {model.max_length}")
-    return ids, source
-
-
-def _target(
-    args: argparse.Namespace, loaded: Loaded, tokenizer: Tokenizer, source: list[int], target: str | None
-) -> list[int]:
-    """The start id and the target: the one given, or what the model answers."""
-    from attnlib.generate import generate
-    from attnlib.generate.prompts import start_of
-
-    start = start_of(loaded.model, tokenizer, None)
-    first = [] if start is None else [start]
-    if target is not None:
-        return [*first, *tokenizer.encode(target)]
-    made = generate(loaded.model, [source], tokenizer=tokenizer, max_new_tokens=args.max_new_tokens)[0]
-    return [*first, *(made.ids[:-1] if made.finish_reason == "eos" else made.ids)]
-
-
-def _forward(loaded: Loaded, ids: list[int], source: list[int] | None) -> None:
-    import torch
-
-    from attnlib.generate.prompts import check_ids, vocab_of
-
-    model: Any = loaded.model
-    check_ids([ids], vocab_of(model), "TEXT")
-    row = torch.tensor([ids], device=loaded.device)
-    with torch.inference_mode():
-        if source is None:
-            model(row, head=False)
-        else:
-            check_ids([source], vocab_of(model, source=True), "source")
-            model(torch.tensor([source], device=loaded.device), row, head=False)

@@ -5,8 +5,10 @@ from attnlib.inspect.direct import Attribution, attribution
 from attnlib.inspect.heads import HeadReport, HeadScore, head_report
 from attnlib.inspect.lenses import Lens, lens
 from attnlib.inspect.maps import AttentionMap
+from attnlib.inspect.page import Page
 from attnlib.inspect.patching import Patching, patch
 from attnlib.inspect.recording import Recording, record
+from attnlib.inspect.seeing import see
 from attnlib.inspect.seen import SeenWeights
 from attnlib.inspect.sites import sites, watching
 from attnlib.inspect.summaries import Summaries, Summary
@@ -17,6 +19,7 @@ __all__ = [
     "HeadReport",
     "HeadScore",
     "Lens",
+    "Page",
     "Patching",
     "Recording",
     "SeenWeights",
@@ -29,6 +32,7 @@ __all__ = [
     "lens",
     "patch",
     "record",
+    "see",
     "sites",
     "watching",
 ]

@@ -17,6 +17,7 @@ Array = NDArray[Any]  # floating, of any width
 _KINDS = {"self": "self-attention", "cross": "cross-attention"}
 _NAME = re.compile(r"(?:(?P<stack>.*)\.)?(?P<layer>\d+)\.(?P<kind>[^.]+)", re.DOTALL)
 _MARKS = {"\n": "↵", "\t": "⇥", " ": "␣", "\u00a0": "⍽", "\x7f": "␡"}
+_SPACES = "\u2581"  # how tokenizers write a space
 _JOINERS = "\u200c\u200d"
 _HALF_MAX = 65504.0  # the largest float16
 
@@ -62,25 +63,32 @@ class AttentionMap:
     @property
     def place(self) -> tuple[str, int | None]:
         """("Decoder · self-attention", 0) of "decoder.0.self"; another form is a group of its own."""
-        found = _NAME.fullmatch(self.name)
-        if not found:
-            return visible(self.name, spaces=False), None
-        kind = _KINDS.get(found["kind"], found["kind"])
-        parts = [(found["stack"] or "").replace(".", " "), kind]
-        label = " · ".join(part for part in parts if part)
-        return visible(label[:1].upper() + label[1:], spaces=False), int(found["layer"])
+        return place_of(self.name)
+
+
+def place_of(name: str) -> tuple[str, int | None]:
+    """The group and the layer that an attention's path says."""
+    found = _NAME.fullmatch(name)
+    if not found:
+        return visible(name, spaces=False), None
+    kind = _KINDS.get(found["kind"], found["kind"])
+    parts = [(found["stack"] or "").replace(".", " "), kind]
+    label = " · ".join(part for part in parts if part)
+    return visible(label[:1].upper() + label[1:], spaces=False), int(found["layer"])
 
 
 def visible(text: str, *, spaces: bool = True) -> str:
     """`text` with everything that cannot be seen written out, so that no two tokens look alike or reorder the page.
 
-    Spaces at either end become ␣, newlines ↵, tabs ⇥, other controls their pictures, direction marks and other
-    formatting characters, private and broken ones U+XXXX; what belongs inside an emoji or a script stays.
+    Spaces at either end, also as tokenizers write them (▁), become ␣, newlines ↵, tabs ⇥, other controls their pictures,
+    direction marks and other formatting characters, private and broken ones U+XXXX; what belongs inside an emoji or a
+    script stays.
     """
     if not text:
         return "∅" if spaces else ""
     if not spaces:
         return "".join(c if c == " " else _seen(c, inside=True) for c in text)
+    text = text.replace(_SPACES, " ") if text.strip(_SPACES) else " " * len(text)
     core = text.strip(" ")
     before = len(text) - len(text.lstrip(" "))
     after = len(text) - before - len(core)

@@ -14,7 +14,7 @@ from attnlib.errors import UsageError
 from attnlib.inspect.faithful import SHARES, Curves
 from attnlib.inspect.files import write_whole
 from attnlib.inspect.maps import Array, AttentionMap, visible
-from attnlib.inspect.page import tiles
+from attnlib.inspect.tiled import tiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

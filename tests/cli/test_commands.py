@@ -238,6 +238,29 @@ def test_attend_says_which_paths_there_are(runs: dict[str, Path], tmp_path: Path
     assert "is empty" in refused(capsys, "attend", runs["gpt"], "", "--png", tmp_path / "a.png")
 
 
+def test_attend_sets_two_beside_each_other(runs: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
+    page, first = tmp_path / "a.html", (runs["gpt"], "a whale", "--html", tmp_path / "a.html")
+    told(capsys, "attend", *first, "--compare", runs["bert"])
+    assert f'"name":"{runs["bert"]}"' in page.read_text()
+    told(capsys, "attend", *first, "--compare-text", "a ship", "--max-new-tokens", 2)
+    assert '"name":"a ship"' in page.read_text() and '"written":7' in page.read_text()
+    assert "wish one of them" in refused(capsys, "attend", *first, "--compare", runs["gpt"], "--compare-text", "b")
+
+
+def test_attend_takes_explanations_along(runs: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
+    page, first = tmp_path / "a.html", (runs["bert"], "a whale", "--html", tmp_path / "a.html")
+    told(capsys, "attend", *first, "--why", "saliency", "--about", "mask:whale")
+    assert '"method":"saliency"' in page.read_text()
+    page.unlink()
+    assert "did you mean 'rollout'" in refused(capsys, "attend", *first, "--why", "rolout", "--about", "mask:whale")
+    assert "there is no method" in refused(capsys, "attend", *first, "--about", "mask:whale")
+    assert "writes nothing" in refused(capsys, "attend", *first, "--max-new-tokens", 3)
+    assert "no token" in refused(capsys, "attend", *first, "--rows", "1-x")
+    assert "must lie in 0..6" in refused(capsys, "attend", *first, "--rows", "99")
+    assert "out of range" in refused(capsys, "attend", *first, "--exact", "encoder.0.self.9")
+    assert not page.exists()
+
+
 # -- the line itself ----------------------------------------------------------------------------------------------
 
 

@@ -2,113 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
+from browser_for_tests import DOWN, END, ENTER, ESCAPE, LEFT, RIGHT, UP, Browser
 from maps_for_tests import STRANGE, some_maps, three_kinds
 
-from attnlib.inspect.page import write_attention_page
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-if not (CHROMIUM and DRIVER):
-    pytest.skip("chromium and chromedriver are not both installed", allow_module_level=True)
-
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1200,800"
-)
-
-
-class Page:
-    """A browser with one page open."""
-
-    def __init__(self, driver: Any, folder: Path) -> None:
-        self.driver, self.folder = driver, folder
-
-    def show(self, maps: list[Any], title: str = "t", *, dark: bool = False) -> None:
-        path = self.folder / "page.html"
-        write_attention_page(maps, path, title=title)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        self.driver.get("about:blank")
-        self.driver.get(path.as_uri())
-        self.until("return document.documentElement.dataset.painted")
-
-    def run(self, script: str) -> Any:
-        return self.driver.execute_script(script)
-
-    def until(self, script: str) -> None:
-        end = time.monotonic() + 15
-        while not self.run(script):
-            assert time.monotonic() < end, script
-            time.sleep(0.02)
-
-    def press(self, *keys: str) -> None:
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        for key in keys:
-            ActionChains(self.driver, duration=0).send_keys(key).perform()
-
-    def text(self, name: str) -> str:
-        return str(self.run(f"return document.getElementById('{name}').textContent"))
-
-    def chosen(self) -> tuple[str, str, str]:
-        return self.text("query"), self.text("key"), self.text("weight")
-
-    def focused(self) -> str:
-        label = "document.activeElement.getAttribute('aria-label')"
-        return str(self.run(f"return {label} ?? document.activeElement.id"))
-
-    def open_first(self) -> None:
-        self.run("document.querySelector('.thumb').focus()")
-        self.press("\ue007")
-        self.until("return !document.getElementById('head').hidden && document.activeElement.id === 'plot'")
-
-    def complaints(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser")]
-
-
-LEFT, UP, RIGHT, DOWN, ENTER, ESCAPE, END, TAB = (
-    "\ue012",
-    "\ue013",
-    "\ue014",
-    "\ue015",
-    "\ue007",
-    "\ue00c",
-    "\ue010",
-    "\ue004",
-)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture
-def page(browser: Any, tmp_path: Path) -> Iterator[Page]:
-    opened = Page(browser, tmp_path)
-    yield opened
-    assert opened.complaints() == []
-
-
-def test_arrows_walk_the_grid_and_enter_opens_a_head_and_escape_comes_back(page: Page) -> None:
+def test_arrows_walk_the_grid_and_enter_opens_a_head_and_escape_comes_back(page: Browser) -> None:
     page.show(three_kinds(2, 3))
     page.run("document.querySelector('.thumb').focus()")
     page.press(RIGHT, DOWN, DOWN, DOWN, DOWN)
@@ -125,7 +25,7 @@ def test_arrows_walk_the_grid_and_enter_opens_a_head_and_escape_comes_back(page:
     assert page.focused().startswith("decoder.0.cross, head 2, ")
 
 
-def test_the_crosshair_gives_the_exact_tokens_and_weight(page: Page) -> None:
+def test_the_crosshair_gives_the_exact_tokens_and_weight(page: Browser) -> None:
     maps = three_kinds(1, 2)
     page.show(maps[2:])  # cross: other tokens on the two axes
     page.open_first()
@@ -139,7 +39,7 @@ def test_the_crosshair_gives_the_exact_tokens_and_weight(page: Page) -> None:
     assert page.text("key") == f"{cross.key_tokens[best]}{best}"
 
 
-def test_brackets_change_the_layer_and_commas_the_head(page: Page) -> None:
+def test_brackets_change_the_layer_and_commas_the_head(page: Browser) -> None:
     page.show(some_maps(3, 2))
     page.open_first()
     page.press("]", "]", "]", ".", ".")
@@ -152,7 +52,7 @@ def test_brackets_change_the_layer_and_commas_the_head(page: Page) -> None:
     page.until("return document.getElementById('nth').textContent === 'head 1'")
 
 
-def test_the_pointer_reads_cells_and_a_click_holds_one(page: Page) -> None:
+def test_the_pointer_reads_cells_and_a_click_holds_one(page: Browser) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
     maps = some_maps(1, 1)
@@ -174,7 +74,7 @@ def test_the_pointer_reads_cells_and_a_click_holds_one(page: Page) -> None:
     assert page.chosen() != held
 
 
-def test_strange_tokens_are_text_and_nothing_else(page: Page) -> None:
+def test_strange_tokens_are_text_and_nothing_else(page: Browser) -> None:
     page.show(some_maps(1, 1, STRANGE), title="</title><script>window.bad = 1</script>", dark=True)
     page.open_first()
     assert page.run("return window.bad === undefined && document.querySelectorAll('script').length === 2")
@@ -183,13 +83,13 @@ def test_strange_tokens_are_text_and_nothing_else(page: Page) -> None:
     assert page.run("return document.querySelectorAll('.words b, .words script').length") == 0
 
 
-def test_right_to_left_text_reads_from_the_right(page: Page) -> None:
+def test_right_to_left_text_reads_from_the_right(page: Browser) -> None:
     page.show(some_maps(1, 1, ["השועל", "הקטן", "פגש", "ינשוף", "🦊", "."]))
     assert page.run("return document.querySelector('.text').dir") == "rtl"
     assert page.run("const [a, b] = document.querySelectorAll('.text bdi'); return a.offsetLeft > b.offsetLeft")
 
 
-def test_theme_scale_and_help_work_by_key(page: Page) -> None:
+def test_theme_scale_and_help_work_by_key(page: Browser) -> None:
     page.show(some_maps(1, 2), dark=True)
     colour = "return getComputedStyle(document.body).backgroundColor"
     dark = page.run(colour)
@@ -205,7 +105,7 @@ def test_theme_scale_and_help_work_by_key(page: Page) -> None:
     assert not page.run("return document.getElementById('keys').open")
 
 
-def test_every_cell_of_a_thumbnail_has_its_colour(page: Page) -> None:
+def test_every_cell_of_a_thumbnail_has_its_colour(page: Browser) -> None:
     """Darker where the weight is higher, over the whole map: decoding, orientation and scale in one."""
     maps = some_maps(1, 1, list("abcdefgh"), stack="encoder")
     page.show(maps)
@@ -220,7 +120,7 @@ def test_every_cell_of_a_thumbnail_has_its_colour(page: Page) -> None:
     assert (np.diff(np.array(light)[order]) <= 1e-6).all()
 
 
-def test_a_long_text_is_drawn_in_tiles_and_scrolls(page: Page) -> None:
+def test_a_long_text_is_drawn_in_tiles_and_scrolls(page: Browser) -> None:
     page.show(some_maps(1, 2, [f"w{i}" for i in range(1600)]))
     page.open_first()
     assert "tile" in page.text("unit") and "–" in page.text("query")
@@ -229,7 +129,7 @@ def test_a_long_text_is_drawn_in_tiles_and_scrolls(page: Page) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 700, 1600])
-def test_no_window_size_makes_the_page_scroll_sideways(page: Page, width: int) -> None:
+def test_no_window_size_makes_the_page_scroll_sideways(page: Browser, width: int) -> None:
     metrics = {"width": width, "height": 780, "deviceScaleFactor": 2, "mobile": False}
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
@@ -241,7 +141,7 @@ def test_no_window_size_makes_the_page_scroll_sideways(page: Page, width: int) -
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_paper_is_white_and_the_screen_stays_dark(page: Page) -> None:
+def test_paper_is_white_and_the_screen_stays_dark(page: Browser) -> None:
     page.show(some_maps(1, 2), dark=True)
     page.open_first()
     page.run("dispatchEvent(new Event('beforeprint'))")

@@ -1,8 +1,9 @@
-// The maps of the page, the colours of weights, and small helpers. All four scripts share one scope.
+// The maps of the page, the colours of weights, and small helpers. All scripts share one scope.
 const $ = id => document.getElementById(id);
-const page = JSON.parse($("data").textContent);
-const look = { curve: "root", range: "page", theme: matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light" };
-const peak = Math.max(...page.maps.flatMap(map => map.peaks)) || 1;
+const book = JSON.parse($("data").textContent);
+let page = book.exhibits[0];  // the one shown: where two are compared, `x` shows the other
+const look = { curve: "root", range: "page", theme: matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light", first: true };
+const peak = Math.max(...book.exhibits.flatMap(one => one.maps).flatMap(map => map.peaks)) || 1;
 
 const halves = Float32Array.from({ length: 65536 }, (_, bits) => {
   const power = (bits >> 10) & 31, part = bits & 1023, sign = bits >> 15 ? -1 : 1;
@@ -15,16 +16,39 @@ function weights(map) {
   return map.values;
 }
 
-async function unpack(map) {
-  const bytes = Uint8Array.from(atob(map.data), c => c.charCodeAt(0));
+async function inflate(text) {
+  const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const raw = new Uint8Array(await new Response(stream).arrayBuffer());
-  const [heads, rows, columns] = map.shape, cells = rows * columns, values = new Float32Array(heads * cells);
-  if (map.exact) for (let i = 0; i < values.length; i++) values[i] = halves[raw[i] | raw[i + values.length] << 8];
-  else for (let i = 0; i < values.length; i++) values[i] = map.peaks[i / cells | 0] * (raw[i] / 255) ** 2;
-  map.data = null;
-  map.decoded = values;
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+// Numbers of two or four bytes, all lowest bytes first.
+function halvesOf(raw) {
+  const values = new Float32Array(raw.length / 2);
+  for (let i = 0; i < values.length; i++) values[i] = halves[raw[i] | raw[i + values.length] << 8];
   return values;
+}
+function wholesOf(raw) {
+  const n = raw.length / 4, values = new Int32Array(n);
+  for (let i = 0; i < n; i++) values[i] = raw[i] | raw[i + n] << 8 | raw[i + 2 * n] << 16 | raw[i + 3 * n] << 24;
+  return values;
+}
+
+async function unpack(map) {
+  const raw = await inflate(map.data), [, rows, columns] = map.shape, cells = rows * columns;
+  if (map.exact) map.decoded = halvesOf(raw);
+  else {
+    map.decoded = new Float32Array(raw.length);
+    for (let i = 0; i < raw.length; i++) map.decoded[i] = map.peaks[i / cells | 0] * (raw[i] / 255) ** 2;
+  }
+  for (const top of Object.values(map.tops ?? {})) {
+    top.keys = wholesOf(await inflate(top.keys));
+    top.weights = halvesOf(await inflate(top.weights));
+    top.rest = halvesOf(await inflate(top.rest));
+  }
+  if (map.rows) map.rows.data = halvesOf(await inflate(map.rows.data));
+  map.data = null;
+  return map.decoded;
 }
 
 const headOf = (map, h) => map.decoded.subarray(h * map.shape[1] * map.shape[2], (h + 1) * map.shape[1] * map.shape[2]);
@@ -62,6 +86,13 @@ function paint(map, h) {
   for (let i = 0; i < values.length; i++) pixels[i] = ramp[level(values[i], top)];
   context.putImageData(image, 0, 0);
   return canvas;
+}
+
+// For scores with a sign: orange for, blue against, the paper between; told apart by every colour vision.
+const poles = { light: [[255, 255, 255], [178, 76, 0], [0, 90, 165]], dark: [[26, 29, 34], [255, 166, 92], [110, 180, 255]] };
+function signedColour(share) {
+  const [zero, above, below] = poles[look.theme], pole = share < 0 ? below : above, part = Math.sqrt(Math.min(Math.abs(share), 1));
+  return zero.map((v, c) => Math.round(v + (pole[c] - v) * part));
 }
 
 function make(tag, properties = {}, ...children) {

@@ -35,7 +35,7 @@ function buildRow(index, row) {
     const canvas = make("canvas", { width: 1, height: 1, ariaHidden: "true" });
     canvas.style.aspectRatio = `${clamp(map.shape[2] / map.shape[1], .34, 4)}`;
     const button = make("button", { type: "button", className: "thumb", tabIndex: -1, role: "gridcell" }, canvas);
-    button.setAttribute("aria-label", `${map.name}, head ${h}, highest weight ${number(map.peaks[h])}`);
+    button.setAttribute("aria-label", `${map.name}, head ${map.numbers[h]}, highest weight ${number(map.peaks[h])}`);
     button.onclick = () => open(index, h);
     Object.assign(button, { map, h, index });
     return button;
@@ -61,8 +61,9 @@ async function paintGrid() {
   const mine = ++round;
   for (const map of page.maps) {
     await weights(map);
+    if ($("grid").hidden) continue;  // decoded for the other views; painted when it is seen
     let since = performance.now();
-    for (const button of map.thumbs) {
+    for (const button of map.thumbs ?? []) {
       if (mine !== round) return;
       paintThumb(button);
       if (performance.now() - since > 12) {

@@ -1,5 +1,5 @@
 // One head in full: one canvas the size of the window over a sheet that scrolls, so that any length costs the same to draw.
-const view = { map: null, h: 0, x: 0, y: 0, held: false, cell: 0, fitted: true, image: null, axis: { left: 0, top: 0, over: 0 }, due: false };
+const view = { map: null, h: 0, x: 0, y: 0, q: 0, held: false, cell: 0, fitted: true, image: null, axis: { left: 0, top: 0, over: 0 }, due: false };
 const slant = 55 * Math.PI / 180;
 const font = (size, bold) => `${bold ? 600 : 400} ${size}px ${getComputedStyle(document.body).fontFamily}`;
 
@@ -20,12 +20,12 @@ async function showHead(index, h) {
   const group = page.groups.find(one => one.maps.includes(index)), layers = group.maps.indexOf(index);
   $("where").textContent = group.label;
   $("layer").textContent = map.layer === null ? map.name : `layer ${map.layer}`;
-  $("nth").textContent = `head ${h}`;
+  $("nth").textContent = `head ${map.numbers[h]}`;
   $("layer-").disabled = layers === 0;
   $("layer+").disabled = layers === group.maps.length - 1;
   $("head-").disabled = h === 0;
   $("head+").disabled = h === map.shape[0] - 1;
-  $("plot").setAttribute("aria-label", `${map.name}, head ${h}: ${count(map.shape[1], "row")} of queries, ${count(map.shape[2], "column")} of keys`);
+  $("plot").setAttribute("aria-label", `${map.name}, head ${map.numbers[h]}: ${count(map.shape[1], "row")} of queries, ${count(map.shape[2], "column")} of keys`);
   if (!same) buildReading();
   measure();
   if (!same) best();
@@ -176,6 +176,7 @@ function choose(y, x, { scroll = false, speak = false } = {}) {
   view.y = y = clamp(y, 0, map.shape[1] - 1);
   view.x = x = clamp(x, 0, map.shape[2] - 1);
   const w = valueAt(y, x), query = spanOf(0, y), key = spanOf(1, x), mean = map.steps.some(step => step > 1);
+  if (view.q < query.first || view.q > query.last) view.q = query.first;
   $("weight").textContent = (map.exact ? "" : "≈ ") + number(w, map.exact);
   $("unit").textContent = (mean ? "mean weight of the tile" : "weight") + (view.held ? " · held, Enter releases" : "");
   for (const [name, span] of [["query", query], ["key", key]])
@@ -193,20 +194,36 @@ function choose(y, x, { scroll = false, speak = false } = {}) {
   redraw();
 }
 
-const rowOf = y => view.values.subarray(y * view.map.shape[2], (y + 1) * view.map.shape[2]);
-const best = () => { view.x = rowOf(view.y).indexOf(Math.max(...rowOf(view.y))); };
+const tileRow = y => view.values.subarray(y * view.map.shape[2], (y + 1) * view.map.shape[2]);
+const best = () => { view.x = tileRow(view.y).indexOf(Math.max(...tileRow(view.y))); };
 
+// The largest targets of the row of the map, or, where a long text brought them, of one token of the tile.
 function listTop() {
-  const row = rowOf(view.y), order = Array.from(row.keys()).filter(i => row[i] > 0).sort((a, b) => row[b] - row[a]).slice(0, 7), top = row[order[0]];
-  const subject = view.map.steps[0] > 1 ? "These queries take" : "This query takes";
+  const { map, h, q } = view, fine = map.steps[0] > 1 || map.steps[1] > 1 ? taken(map, h, q) : null, single = fine && fine.kind !== "mean";
+  $("token-step").hidden = !single;
+  if (single) return listTargets(fine);
+  const row = tileRow(view.y), order = Array.from(row.keys()).filter(i => row[i] > 0).sort((a, b) => row[b] - row[a]).slice(0, 7);
+  const subject = map.steps[0] > 1 ? "These queries take" : "This query takes";
   $("most").textContent = `${subject} ${order.length ? "most from" : "nothing"}`;
-  $("top").replaceChildren(...order.map(i => {
-    const bar = make("b"), item = make("li", { onclick: () => { view.held = true; choose(view.y, i, { scroll: true }); } },
-      bar, token(short(spanOf(1, i).text, 24)), make("span", { textContent: number(row[i], view.map.exact) }));
-    bar.style.width = `${100 * row[i] / top}%`;
-    if (i === view.x) item.dataset.at = "";
-    return item;
-  }));
+  barList($("top"), order.map(i => ({ text: spanOf(1, i).text, value: row[i], exact: map.exact, chosen: i === view.x,
+    act: () => { view.held = true; choose(view.y, i, { scroll: true }); } })));
+}
+
+function listTargets({ values, kind, rest }) {
+  const { map, q } = view, tokens = tokensOf(1);
+  $("token-now").replaceChildren(token(short(tokensOf(0)[q], 14)), make("small", { textContent: q }));
+  $("most").textContent = `This token takes most from (${kindText[kind]})`;
+  const list = largest(values, 16);
+  barList($("top"), list.map(k => ({ text: `${tokens[k]}`, value: values[k],
+    act: () => { view.held = true; choose(view.y, k / map.steps[1] | 0, { scroll: true }); } })));
+  if (kind === "top") $("top").append(make("li", { className: "still" }, "all other tokens", make("span", { textContent: number(rest) })));
+}
+
+// To another token of the text, and the tile that it is in.
+function stepToken(by) {
+  view.q = clamp(view.q + by, 0, tokensOf(0).length - 1);
+  choose(view.q / view.map.steps[0] | 0, view.x, { scroll: true });
+  say(`${$("token-now").textContent}: ${$("top").textContent}`);
 }
 
 // The text itself, coloured by what the chosen query takes from each key.
@@ -231,7 +248,7 @@ function buildReading() {
 }
 
 function colourReading() {
-  const [queries, keys] = view.spans, row = rowOf(view.y), top = ceiling(view.map, view.h);
+  const [queries, keys] = view.spans, row = tileRow(view.y), top = ceiling(view.map, view.h);
   keys?.forEach((span, i) => {
     const paint = colour(row[i], top), blank = level(row[i], top) < 3;
     span.style.background = blank ? "none" : `rgb(${paint})`;
@@ -264,6 +281,7 @@ function headKey(event) {
     "[": () => turn(-1, 0), "]": () => turn(1, 0), ",": () => turn(0, -1), ".": () => turn(0, 1), Escape: close,
     "+": () => resize(1.25), "=": () => resize(1.25), "-": () => resize(.8), 0: () => resize(0),
     m: () => { best(); choose(view.y, view.x, { scroll: true, speak: true }); },
+    j: () => stepToken(-1), k: () => stepToken(1), l: () => go("lines"),
     Enter: event.target.id === "plot" && (() => { view.held = !view.held; choose(view.y, view.x, { speak: true }); }),
   }[event.key];
   if (!act) return false;
