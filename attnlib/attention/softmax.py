@@ -29,7 +29,8 @@ class Mixer(Protocol):
     """What mixes tokens: softmax attention or anything else with this door.
 
     Where the output is a weighted sum of values, `implied_weights(x, layout, scope, *, rows=slice(None), memory=None)` may
-    say which: [B, H, R, K] of the queries in `rows`. Recording asks for it; softmax attention needs none.
+    say which: [B, H, R, K] of the queries in `rows`. Recording asks for it; softmax attention needs none. One that has none
+    may say so in `why_no_weights`. `stateful = True`: its cache is a state and holds no columns of the past.
     """
 
     path: str  # where it stands in its model, "decoder.3.attention"

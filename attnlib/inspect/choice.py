@@ -120,5 +120,10 @@ def heads_of(mixer: Any) -> int:
     return int(getattr(mixer, "num_heads", 1))
 
 
+def unweighed(mixer: nn.Module) -> str:
+    """Why a mixer has no weights to show."""
+    return f"{type(mixer).__name__} {getattr(mixer, 'why_no_weights', '') or 'defines no implied_weights'}"
+
+
 def _span(numbers: list[int]) -> str:
     return f"{numbers[0]} to {numbers[-1]}" if numbers else "not numbered"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from attnlib.attention.state_cache import StateCache
 from attnlib.errors import LayoutError
 from attnlib.layout import Layout
 from attnlib.models.decoder import Decoder
@@ -46,6 +48,7 @@ class Description:
     batch: int
     cache_bytes_per_token: float | None
     cache_bytes_rolling: int | None
+    state_bytes: int = 0  # of recurrences, in one row: it does not grow
 
     def text(self) -> str:
         """The module tree as people read it."""
@@ -55,6 +58,8 @@ class Description:
             rolling = self.cache_bytes_rolling or 0
             lines.append(f"cache: {self.cache_bytes_per_token:,.0f} bytes a token growing; rolling, {rolling:,} bytes"
                          f" after {self.tokens} tokens")  # fmt: skip
+        if self.state_bytes:
+            lines.append(f"state: {self.state_bytes:,} bytes of recurrences after any number of tokens")
         width = max(len("  " * row.path.count(".") + row.path.rpartition(".")[2]) for row in self.rows) + 2
         for row in self.rows:
             label = "  " * row.path.count(".") + (row.path.rpartition(".")[2] or "model")
@@ -79,12 +84,12 @@ def describe(
         if length is not None and tokens is not None and tokens > length:
             raise LayoutError("tokens", f"are {tokens}", f"the model's positions end at {length}")
         tokens = tokens or min(length or 128, 128)
-        counter = FlopCounterMode(display=False)
+        counter = FlopCounterMode(display=False, custom_mapping=_COUNTED)
         with torch.no_grad(), counter:
             _forward(model, torch.zeros(batch, tokens, dtype=torch.long))
         counts = {name: sum(per.values()) for name, per in counter.get_flop_counts().items()}
-        growing = _cache_bytes(model, tokens, "growing")
-        rolling = _cache_bytes(model, tokens, "rolling")
+        growing, state = _cache_bytes(model, tokens, "growing")
+        rolling, _ = _cache_bytes(model, tokens, "rolling")
     top = type(model).__name__
     rows = tuple(
         Row(path, type(module).__name__, {n: tuple(p.shape) for n, p in module.named_parameters(recurse=False)},
@@ -93,8 +98,16 @@ def describe(
     )  # fmt: skip
     return Description(
         type(spec).kind, rows, rows[0].parameters, counter.get_total_flops(), tokens, batch,
-        None if growing is None else growing / tokens, rolling,
+        None if growing is None else growing / tokens, rolling, state,
     )  # fmt: skip
+
+
+def _triangular(a: tuple[int, ...], b: tuple[int, ...], *_: object, **__: object) -> int:
+    """A system [.., n, n] solved for [.., n, m] by substitution: n (n - 1) m."""
+    return prod(b[:-1]) * (a[-1] - 1) * b[-1]
+
+
+_COUNTED = {torch.ops.aten.linalg_solve_triangular: _triangular}  # what torch's own counter does not know
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
@@ -139,17 +152,18 @@ def blank_source(model: nn.Module, ids: Tensor) -> Tensor:
     return torch.zeros(ids.shape[0], features.channels, frames, dtype=dtype, device=ids.device)
 
 
-def _cache_bytes(model: nn.Module, tokens: int, cache: str) -> int | None:
-    """Bytes one row's caches hold after `tokens` tokens; None where nothing is cached."""
+def _cache_bytes(model: nn.Module, tokens: int, cache: str) -> tuple[int | None, int]:
+    """Bytes of one row's columns after `tokens` tokens, None where nothing is cached; and bytes of its states."""
     ids = torch.zeros(1, tokens, dtype=torch.long)
     with torch.no_grad():
         if isinstance(model, Encoder) or not isinstance(model, Decoder | EncoderDecoder):
-            return None
+            return None, 0
         state = model.begin(blank_source(model, ids), cache=cache, batch=1)
         for at in (slice(0, tokens - 1), slice(tokens - 1, tokens)):  # a rolling cache lets go when the next token comes
             if at.stop > at.start:
                 advance(model, ids[:, at], state)
-        return state.nbytes()
+        fixed = sum(cache.nbytes() for cache in state.caches if isinstance(cache, StateCache))
+        return state.nbytes() - fixed, fixed
 
 
 def advance(model: Decoder | EncoderDecoder, ids: Tensor, state: DecodingState, layout: Layout | None = None) -> Tensor:

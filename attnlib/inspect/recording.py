@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.scope import Door, standing_at_the_door
 from attnlib.errors import UsageError
-from attnlib.inspect.choice import Chosen, Names, choose, heads_of
+from attnlib.inspect.choice import Chosen, Names, choose, heads_of, unweighed
 from attnlib.inspect.maps import AttentionMap
 from attnlib.inspect.reduction import Reduced, Reduction
 from attnlib.inspect.rows import Application, Block, Call, at_the_door, ranks, runs_of
@@ -257,7 +257,7 @@ def _admit(seen: Recording, one: Chosen, stack: ExitStack, *, asked: bool) -> No
     if one.softmax:
         return
     if not hasattr(one.mixer, "implied_weights"):
-        seen.refused[one.path] = f"{type(one.mixer).__name__} defines no implied_weights"
+        seen.refused[one.path] = unweighed(one.mixer)
         if asked:
             raise UsageError(one.path, seen.refused[one.path], "wish attention that has weights")
         return

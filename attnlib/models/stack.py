@@ -107,6 +107,9 @@ class Stack(nn.Module):
         caches: list[LayerCache] = []
         for block in self.blocks:
             mixer = block.attention.body  # type: ignore[union-attr]
+            if getattr(mixer, "stateful", False):  # no columns, so nothing that grows
+                caches.append(mixer.new_cache(Rolling(Retention(0, 0))))  # type: ignore[operator, union-attr]
+                continue
             keeps = mixer.keeps() if cache == "rolling" else None  # type: ignore[operator, union-attr]
             keeps = None if keeps is None or keeps.last is None else keeps
             if keeps not in slots:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_ordinary_modules import inputs, run
 from torch._dynamo.utils import counters
-from toys import ALL, CAUSAL, build, ids, laid, near, texts
+from toys import ALL, CAUSAL, MIXERS, build, ids, laid, near, texts
 
 from attnlib.layout import Layout
 
@@ -20,7 +20,9 @@ pytestmark = [
 
 
 def _some(names: Iterable[str], few: str) -> list[Any]:
-    """All names, those not among the few marked as slow."""
+    """All names, those not among the few marked as slow; of mixers that share their code a few."""
+    alike = {f"{stack}_{name}" for name in MIXERS for stack in ("mixer", "encoder", "pair")} - {"mixer_ssd", "encoder_delta"}
+    names = [name for name in names if name not in alike]
     return [name if name in few.split() else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 

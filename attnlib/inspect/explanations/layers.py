@@ -14,7 +14,7 @@ from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.backends.reference import ungroup, weights
 from attnlib.attention.scope import Door, standing_at_the_door
 from attnlib.attention.softmax import SoftmaxAttention
-from attnlib.inspect.choice import Chosen, attentions
+from attnlib.inspect.choice import Chosen, attentions, unweighed
 from attnlib.inspect.question import Inputs, Question
 from attnlib.inspect.recording import record
 
@@ -72,7 +72,7 @@ def without_weights(question: Question) -> str | None:
         if (reason := _unplaced(one)) is not None:
             return reason
         if not one.softmax and not hasattr(one.mixer, "implied_weights"):
-            return f"{one.path} is a {type(one.mixer).__name__}, which defines no implied_weights"
+            return f"{one.path}: {unweighed(one.mixer)}"
     return None
 
 
