@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,7 +168,9 @@ MUTANTS = [
         "torch.arange(tokens).expand(batch, tokens)",
         "test_layout.py",
     ),
-    Mutant("pads in the mean", "models/heads.py", "return (x * weights).sum(1)", "return x.sum(1)", PADDING, "embedder"),
+    Mutant(
+        "pads in the mean", "models/heads/pooled.py", "return (x * weights).sum(1)", "return x.sum(1)", PADDING, "embedder"
+    ),
     Mutant(
         "residual not scaled at the start",
         "nn/init.py",
@@ -190,30 +194,59 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, tests: list[str], only: str) -> subprocess.CompletedProcess[str]:
-    """The tests against the package in `folder`, in a process of its own."""
-    script = (
-        f"import sys; sys.path.insert(0, {str(folder)!r}); import attnlib, pytest; "
-        f"assert attnlib.__file__.startswith({str(folder)!r}); sys.exit(pytest.main(sys.argv[1:]))"
-    )
-    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not slow", *(["-k", only] if only else [])]
-    command = [sys.executable, "-c", script, *options, *(str(TESTS / test) for test in tests)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent, timeout=300)
+FORGE = """
+import json, os, sys
+import einops, numpy, pydantic, pytest, ruamel.yaml, safetensors, torch
+for line in sys.stdin:
+    folder, words, out = json.loads(line)
+    child = os.fork()  # the package is not imported here: each child imports its own
+    if not child:
+        target = os.open(out, os.O_WRONLY | os.O_CREAT)
+        os.dup2(target, 1), os.dup2(target, 2)
+        sys.path.insert(0, folder)
+        import attnlib
+        assert attnlib.__file__.startswith(folder)
+        code = int(pytest.main(words))
+        sys.stdout.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def forge() -> Iterator[subprocess.Popen[str]]:
+    """A process that has imported all but the package, and runs tests in copies of itself."""
+    command = [sys.executable, "-c", FORGE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TESTS.parent) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def run(forge: subprocess.Popen[str], folder: Path, mutant: Mutant) -> tuple[int, str]:
+    """Exit code and output of a mutant's tests against the package in `folder`."""
+    only = ["-k", mutant.only] if mutant.only else []
+    words = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not slow", *only, str(TESTS / mutant.tests)]
+    assert forge.stdin is not None and forge.stdout is not None
+    forge.stdin.write(json.dumps([str(folder), words, str(folder / "output.txt")]) + "\n")
+    forge.stdin.flush()
+    code = int(forge.stdout.readline())
+    return code, (folder / "output.txt").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[m.name for m in MUTANTS])
-def test_a_mutant_makes_its_tests_fail(mutant: Mutant, tmp_path: Path) -> None:
+def test_a_mutant_makes_its_tests_fail(mutant: Mutant, tmp_path: Path, forge: subprocess.Popen[str]) -> None:
     folder = copied(tmp_path)
     file = folder / "attnlib" / mutant.file
     text = file.read_text()
     assert text.count(mutant.old) == 1, f"{mutant.file} no longer says {mutant.old!r} once: write this mutant anew"
     file.write_text(text.replace(mutant.old, mutant.new))
-    result = run(folder, [mutant.tests], mutant.only)
-    assert result.returncode == 1, f"survived: {result.stdout[-600:]}{result.stderr[-300:]}"
-    assert "failed" in result.stdout and " error" not in result.stdout.splitlines()[-1]
+    code, output = run(forge, folder, mutant)
+    assert code == 1, f"survived: {output[-900:]}"
+    assert "failed" in output and " error" not in output.splitlines()[-1]
 
 
 def test_every_mutant_still_has_its_place() -> None:

@@ -35,9 +35,12 @@ def failures(spec: ModelSpec, *, whole: bool = False, **choices: Any) -> set[str
     return failed
 
 
-def test_every_kind_of_model_passes() -> None:
+def test_every_kind_of_model_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     # one test for all: each would begin by tracing flex_attention anew
-    for name, spec in {**SPECS, "pair, features": FEATURES}.items():
+    backends = module._backends
+    for number, (name, spec) in enumerate({**SPECS, "pair, features": FEATURES}.items()):
+        # every backend beside every rule is the contract matrix's matter: here a fourth of the kinds goes through them
+        monkeypatch.setattr(module, "_backends", backends if number % 4 == 0 else lambda *_: iter(()))
         found = list(check(spec, tokens=9))
         assert [str(one) for one in found if not one.ok] == [], name
         names = {one.name for one in found if one.figure is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from attnlib.attention.visibility import Visibility
 from attnlib.layout import Layout
 
 _sdpa = SDPA()
+_Run = tuple[int, int, int]  # row, first column, length
 
 
 class Varlen(Backend):
@@ -85,35 +87,44 @@ def _plan(sight: Visibility) -> tuple[list[_Group], Tensor | None]:
 def _make_plan(sight: Visibility) -> tuple[list[_Group], Tensor | None]:
     pairs = sight.runs()
     assert pairs is not None
-    by_length: dict[tuple[int, int], list[tuple[tuple[int, int, int], tuple[int, int, int]]]] = {}
+    by_length: dict[tuple[int, int], list[tuple[_Run, _Run]]] = {}
     for pair in pairs:
         by_length.setdefault((pair[0][2], pair[1][2]), []).append(pair)
-    device = sight.q.device
+    device, at = sight.q.device, 1
     back = torch.zeros(sight.q.batch * sight.q.tokens, dtype=torch.long)
-    groups, at = [], 1
+    groups: list[_Group] = []
+    order: list[range] = []
     for (nq, nk), members in by_length.items():
         cols_q = _columns([run for run, _ in members], sight.q.tokens)
         cols_k = _columns([run for _, run in members], sight.k.tokens)
-        back[cols_q] = torch.arange(at, at + len(cols_q))
-        at += len(cols_q)
+        order += cols_q
+        flat = _flat(cols_q)
+        back[flat] = torch.arange(at, at + len(flat))
+        at += len(flat)
         dense_q = Layout.dense(len(members), nq, device=device)
         dense_k = dense_q if nq == nk else Layout.dense(len(members), nk, device=device)
         groups.append(_Group(dense_q, dense_k, _place(cols_q, device), _place(cols_k, device)))
-    in_order = bool(groups) and torch.equal(back, torch.arange(1, len(back) + 1))
-    return groups, None if in_order else back.to(device)
+    whole = bool(order) and at == len(back) + 1 and _follow(order)
+    return groups, None if whole else back.to(device)
 
 
-def _place(columns: Tensor, device: torch.device) -> slice | Tensor:
+def _place(columns: list[range], device: torch.device) -> slice | Tensor:
     """The columns as a slice where they follow one another: then nothing is copied."""
-    first, count = int(columns[0]), len(columns)
-    if torch.equal(columns, torch.arange(first, first + count)):
-        return slice(first, first + count)
-    return columns.to(device)
+    return slice(columns[0].start, columns[-1].stop) if _follow(columns) else _flat(columns).to(device)
 
 
-def _columns(runs: list[tuple[int, int, int]], tokens: int) -> Tensor:
+def _columns(runs: list[_Run], tokens: int) -> list[range]:
     """Flat columns of the tokens of some runs, in their order."""
-    return torch.cat([torch.arange(length) + row * tokens + first for row, first, length in runs])
+    return [range(row * tokens + first, row * tokens + first + length) for row, first, length in runs]
+
+
+def _follow(columns: list[range]) -> bool:
+    """Whether each range begins where the one before ends; told by the host, so that a compiled graph stays whole."""
+    return all(before.stop == after.start for before, after in pairwise(columns))
+
+
+def _flat(columns: list[range]) -> Tensor:
+    return torch.cat([torch.arange(run.start, run.stop) for run in columns])
 
 
 # -- CUDA -------------------------------------------------------------------------------------------------------------
@@ -164,5 +175,5 @@ def _ends(sight: Visibility) -> tuple[list[Tensor], list[Tensor]]:
     pairs = sight.runs() or []
     device = sight.q.device
     sides = [([p[0] for p in pairs], sight.q.tokens), ([p[1] for p in pairs], sight.k.tokens)]
-    columns = [_columns(runs, tokens).to(device) for runs, tokens in sides]
+    columns = [_flat(_columns(runs, tokens)).to(device) for runs, tokens in sides]
     return columns, [torch.tensor([0, *(r[2] for r in runs)]).cumsum(0).int().to(device) for runs, _ in sides]
