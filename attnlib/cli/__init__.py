@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from attnlib.errors import AttnlibError, UsageError
 
 COMMANDS = (
-    "train", "generate", "fill", "embed", "classify", "answer", "tag", "translate", "summarize", "transcribe",
+    "train", "generate", "chat", "fill", "embed", "classify", "answer", "tag", "translate", "summarize", "transcribe",
     "score", "evaluate", "describe", "check", "explain",
     "attend", "heads", "why", "faithful", "lens", "patch",
     "load", "export", "parity", "configs", "schema",

@@ -2,11 +2,14 @@
 
     from attnlib import tasks
     model = tasks.load("folder")                      # a model with its tokenizer, ours or of a known family
-    tasks.fill(model, "The [MASK] sat.")              # embed, classify, answer, tag, translate, summarize, transcribe alike
+    tasks.fill(model, "The [MASK] sat.")
+
+embed, classify, tag, answer, translate, summarize, transcribe and chat alike.
 """
 
 from attnlib.pretrained.sentence import SentenceSpec
 from attnlib.tasks.answering import Answer, Answers, answer
+from attnlib.tasks.chatting import chat
 from attnlib.tasks.embedding import Embeddings, embed
 from attnlib.tasks.filling import Filling, complete, fill
 from attnlib.tasks.labelling import Label, classify
@@ -27,6 +30,7 @@ __all__ = [
     "Tagged",
     "Transcript",
     "answer",
+    "chat",
     "classify",
     "complete",
     "embed",

@@ -2,6 +2,7 @@
 
 from attnlib.text.byte_level import Bytes, ByteTokenizer
 from attnlib.text.chars import Chars, CharTokenizer
+from attnlib.text.chat import ChatTemplate
 from attnlib.text.files import bundled_data, find_data, read_text
 from attnlib.text.folder import tokenizer_of
 from attnlib.text.hf import HF, HFTokenizer
@@ -15,6 +16,7 @@ __all__ = [
     "Bytes",
     "CharTokenizer",
     "Chars",
+    "ChatTemplate",
     "HFTokenizer",
     "StreamDecoder",
     "Tokenizer",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlib.errors import CheckpointError
+from attnlib.text.chat import chat_template_of
 from attnlib.text.hf import HF, HFTokenizer
 from attnlib.text.older import FILES, document_of
 from attnlib.text.settings import name_of, settings_of
@@ -23,12 +24,19 @@ ROLES = {  # ours -> theirs, the first that is named
 def tokenizer_of(folder: str | Path) -> Tokenizer:
     """The tokenizer of a model's folder: the one that its config.yaml names, else its tokenizer.json or older files.
 
-    tokenizer_config.json and special_tokens_map.json say which special token has which role.
+    tokenizer_config.json and special_tokens_map.json say which special token has which role; they or chat_template.jinja
+    hold the chat template, where there is one.
     """
+    folder = Path(folder)
+    found = _tokenizer_of(folder)
+    found.chat_template = chat_template_of(folder, found)
+    return found
+
+
+def _tokenizer_of(folder: Path) -> Tokenizer:
     from attnlib.config import load_tree
     from attnlib.spec import read
 
-    folder = Path(folder)
     if (folder / "config.yaml").exists():
         tree, marks = load_tree(folder / "config.yaml")
         if "tokenizer" in tree:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from attnlib.errors import DataError, nearest
+from attnlib.text.chat import FILE as CHAT_FILE
+from attnlib.text.chat import SPELT
 from attnlib.text.files import find_data, read_text
 from attnlib.text.tokenizer import Flags, Frame, Tokenizer, TokenizerSpec, readable
 
-_MARK = "\ufdd0"  # a noncharacter, never part of real text
+_MARK = SPELT
 _KNOWN = {  # how published vocabularies write each role, most telling first
     "pad": ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "<|finetune_right_pad_id|>"),
     "bos": ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>"),
@@ -85,6 +87,15 @@ class HFTokenizer(Tokenizer):
             return super().encode_blanks(text)
         return list(self._blanks.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids)
 
+    def encode_spelt(self, text: str) -> list[int]:
+        """Special tokens may take the spaces beside them, as the tokenizer.json has it."""
+        return list(self._spelt.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False).ids)
+
+    @cached_property
+    def _spelt(self) -> Any:
+        """The guarded pipeline that finds special tokens under their guarded names."""
+        return _make(self._guard(self._specials()), specials=True)
+
     @cached_property
     def _blanks(self) -> Any:
         """The guarded pipeline that still finds the mask token."""
@@ -109,6 +120,8 @@ class HFTokenizer(Tokenizer):
 
     def save(self, folder: str | Path) -> TokenizerSpec:
         (Path(folder) / "tokenizer.json").write_text(self._document, encoding="utf-8")
+        if self.chat_template is not None:
+            (Path(folder) / CHAT_FILE).write_text(self.chat_template.source, encoding="utf-8")
         return HF(**self._roles)
 
     def named(self, pattern: re.Pattern[str]) -> dict[str, int]:

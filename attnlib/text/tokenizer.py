@@ -14,6 +14,7 @@ import numpy as np
 
 from attnlib.errors import UsageError
 from attnlib.spec import Spec
+from attnlib.text.chat import SPELT, ChatTemplate, Messages
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
@@ -57,6 +58,7 @@ class Tokenizer(ABC):
     sentinels:   ids that stand for removed spans, in the order they are used.
     special_names: every special id and how it is written.
     template:    ids that the tokenizer's own model expects before and after a text, e.g. ((CLS,), (SEP,)).
+    chat_template: how talks are written, where the folder says it.
     """
 
     vocab_size: int
@@ -69,6 +71,7 @@ class Tokenizer(ABC):
     sentinels: tuple[int, ...] = ()
     special_names: Mapping[int, str] = MappingProxyType({})
     template: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    chat_template: ChatTemplate | None = None
 
     @abstractmethod
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -108,6 +111,25 @@ class Tokenizer(ABC):
         for number, part in enumerate(text.split(self.special_names[mask])):
             ids += [*([mask] if number else []), *self.pieces(part).tolist()]
         return ids
+
+    def encode_spelt(self, text: str) -> list[int]:
+        """Ids of a text in which a special token is its name behind U+FDD0; a bare name is text, as everywhere."""
+        names = {SPELT + name: i for i, name in self.special_names.items()}
+        if not names:
+            return self.pieces(text).tolist()  # type: ignore[no-any-return]
+        pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+        parts = re.split(f"({pattern})", text)
+        return [i for part in parts if part for i in ([names[part]] if part in names else self.pieces(part).tolist())]
+
+    def chat(self, messages: Messages, **options: Any) -> list[int]:
+        """Ids of a talk by the folder's chat template, ready for an answer; `options` as `ChatTemplate.render` has them.
+
+        UsageError where the tokenizer came with no template, or it refuses the messages.
+        """
+        if self.chat_template is None:
+            raise UsageError("tokenizer", "has no chat template", "wish a folder with chat_template.jinja",
+                             "a plain text needs none: attnlib generate")  # fmt: skip
+        return self.chat_template.ids(self, messages, **options)
 
     @cached_property
     def pair(self) -> Frame:
