@@ -39,7 +39,12 @@ class ScoreTerm(nn.Module):
 
 
 class TermSpec(Spec, slot="bias"):
-    """What is added to the scores."""
+    """What is added to the scores.
+
+    by_head: a term that a stack shares has something for each head, so that only layers of equally many can share it.
+    """
+
+    by_head: ClassVar[bool] = True
 
     def build(self, *, num_heads: int, d_head: int) -> ScoreTerm:
         """The term alone, for so many heads of this width."""
@@ -185,6 +190,8 @@ class Shaw(ScoreTerm):
 
 class ShawSpec(TermSpec, kind="shaw"):
     """Learned vectors by clipped distance, met by the query; one table for all heads."""
+
+    by_head = False
 
     max_distance: int = Field(default=16, ge=1)
 

@@ -140,6 +140,8 @@ class DisentangledSpec(TermSpec, kind="disentangled"):
     `scores.scale` says: by (3 d)^-1/2 in the paper.
     """
 
+    by_head = False  # what a stack shares is the table; each layer projects it by itself
+
     buckets: int | None = Field(default=256, ge=2)
     max_distance: int = Field(default=512, ge=1)
     parts: tuple[Part, ...] = Field(default=("c2p", "p2c"), min_length=1)

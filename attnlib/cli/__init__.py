@@ -19,7 +19,7 @@ from attnlib.errors import AttnlibError, UsageError
 COMMANDS = (
     "train", "generate", "chat", "fill", "embed", "classify", "answer", "tag", "translate", "summarize", "transcribe",
     "score", "evaluate", "describe", "check", "explain",
-    "attend", "heads", "why", "faithful", "lens", "patch",
+    "attend", "heads", "why", "faithful", "lens", "patch", "prune",
     "load", "export", "parity", "configs", "schema",
 )  # fmt: skip
 DEBUG = "ATTNLIB_DEBUG"

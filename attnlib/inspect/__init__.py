@@ -3,10 +3,12 @@
 from attnlib.inspect.ablation import ablated, gated
 from attnlib.inspect.direct import Attribution, attribution
 from attnlib.inspect.heads import HeadReport, HeadScore, head_report
+from attnlib.inspect.importance import Importance, importance, text_questions
 from attnlib.inspect.lenses import Lens, lens
 from attnlib.inspect.maps import AttentionMap
 from attnlib.inspect.page import Page
 from attnlib.inspect.patching import Patching, patch
+from attnlib.inspect.pruning import least_heads, least_units, prune, unit_norms
 from attnlib.inspect.recording import Recording, record
 from attnlib.inspect.seeing import see
 from attnlib.inspect.seen import SeenWeights
@@ -18,6 +20,7 @@ __all__ = [
     "Attribution",
     "HeadReport",
     "HeadScore",
+    "Importance",
     "Lens",
     "Page",
     "Patching",
@@ -29,10 +32,16 @@ __all__ = [
     "attribution",
     "gated",
     "head_report",
+    "importance",
+    "least_heads",
+    "least_units",
     "lens",
     "patch",
+    "prune",
     "record",
     "see",
     "sites",
+    "text_questions",
+    "unit_norms",
     "watching",
 ]

@@ -211,7 +211,7 @@ class StackSpec(Spec):
             if decodes and block.conv is not None:
                 raise FieldError(f"{path}.{name}.conv", "in a decoder", "it reads tokens to come and keeps no cache")
         heads = {b.attention.num_heads if isinstance(b.attention, SoftmaxAttentionSpec) else None for b in self.layers}
-        if self.bias is not None and (len(heads) > 1 or None in heads):
+        if self.bias is not None and (None in heads or (self.bias.by_head and len(heads) > 1)):
             raise FieldError(f"{path}.bias", "shared by layers of unlike heads", "give every block the same num_heads")
 
     def build(self, *, d_model: int, d_memory: int | None = None, path: str = "stack") -> Stack:

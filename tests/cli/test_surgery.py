@@ -1,4 +1,4 @@
-"""attnlib lens and patch, as a user calls them, on a run of each stack."""
+"""attnlib lens, patch and prune, as a user calls them, on a run of each stack."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from test_commands import Capture, refused, told
+
+from attnlib import load
+from attnlib.train import checkpoint_of
 
 ASKED = {"gpt": ("a sea",), "bert": ("a sea", "--target", "mask:3=e"), "t5": ("sea", "--written", "se")}
 
@@ -84,3 +88,56 @@ def test_a_patch_that_cannot_be_is_one_line(runs: dict[str, Path], capsys: Captu
     assert "cannot be written" in refused(capsys, "patch", gpt, *both, "--csv", nowhere) and not nowhere.exists()
     moved = ("--clean", "the sea", "--corrupt", "sea the", "--target", "mask:sea")
     assert "another column" in refused(capsys, "patch", bert, *moved)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_heads_and_units_are_ranked_pruned_saved_and_loaded_by_command(
+    name: str, runs: dict[str, Path], capsys: Capture, tmp_path: Path
+) -> None:
+    text = ("--text", "a sea", "--max-new-tokens", "3")
+    tree = json.loads(told(capsys, "prune", runs[name], *text, "--json"))
+    assert len(tree["heads"]) == (6 if name == "t5" else 4) and all("ablation" in one for one in tree["heads"])
+    assert "the least needed first" in told(capsys, "prune", runs[name], *text)
+    head = "encoder.0.self.1" if name == "t5" else "1.1"
+    made = json.loads(told(capsys, "prune", runs[name], *text, "--heads", head, "--units", "0.25", "--out",
+                           tmp_path / "less", "--json"))  # fmt: skip
+    assert len(made["heads"]) == 1 and set(map(len, made["units"].values())) == {12}
+    assert made["parameters"][1] < made["parameters"][0] and made["loss"][0] == pytest.approx(tree["loss"], abs=1e-5)
+    shown = told(capsys, "describe", tmp_path / "less")
+    assert f"{made['parameters'][1]:,} parameters" in shown
+    again = json.loads(told(capsys, "prune", tmp_path / "less", *text, "--json"))
+    assert again["loss"] == pytest.approx(made["loss"][1], abs=1e-5) and len(again["heads"]) == len(tree["heads"]) - 1
+    least = json.loads(told(capsys, "prune", runs[name], *text, "--least-heads", "2", "--by", "ablation", "--out",
+                            tmp_path / "least", "--json"))  # fmt: skip
+    assert len(least["heads"]) == 2 and not least["units"]
+    assert "units       24 less" in told(capsys, "prune", runs[name], "--units", "0.25", "--out", tmp_path / "other")
+
+
+def test_a_pruned_model_is_trained_on_by_command(runs: dict[str, Path], capsys: Capture, tmp_path: Path) -> None:
+    less = tmp_path / "less"
+    told(capsys, "prune", runs["gpt"], "--heads", "0.1", "--units", "0.5", "--out", less)
+    (tmp_path / "more.yaml").write_text(told(capsys, "describe", less, "--yaml"))
+    told(capsys, "train", tmp_path / "more.yaml", "--folder", tmp_path / "run", f"train.init={{from: {less}}}",
+         "train.steps=2", "train.plot=false", "data={kind: text, path: moby_dick.txt, held_out: 0.001}",
+         "tokenizer=bytes", "train.batch_size=2", "train.length=16", "runtime.threads=1")  # fmt: skip
+    assert told(capsys, "describe", tmp_path / "run") == told(capsys, "describe", less)
+    weights = [load(checkpoint_of(folder)).stack.blocks[1].mlp.body.up.weight for folder in (tmp_path / "run", less)]
+    assert weights[0].shape == weights[1].shape == (24, 24) and not torch.equal(*weights)
+
+
+def test_what_cannot_be_pruned_is_one_line(runs: dict[str, Path], capsys: Capture, tmp_path: Path) -> None:
+    gpt, t5, out = runs["gpt"], runs["t5"], tmp_path / "out"
+    assert "--out: is missing" in refused(capsys, "prune", gpt, "--heads", "0.1")
+    assert "--out: is given, wish --heads or --units" in refused(capsys, "prune", gpt, "--out", out)
+    assert "--text: is missing" in refused(capsys, "prune", gpt)
+    assert "--text: is missing" in refused(capsys, "prune", gpt, "--least-heads", "1", "--out", out)
+    assert "is given beside --heads" in refused(capsys, "prune", gpt, "--heads", "0.1", "--least-heads", "1", "--out", out)
+    assert "'decoder.7.self.0' is out of range" in refused(capsys, "prune", gpt, "--heads", "7.0", "--out", out)
+    assert "'decoder.0.self.2' is out of range" in refused(capsys, "prune", gpt, "--heads", "0.2", "--out", out)
+    assert "'1' is no head" in refused(capsys, "prune", gpt, "--heads", "1", "--out", out)
+    assert "would have no head left" in refused(capsys, "prune", gpt, "--heads", "0.0,0.1", "--out", out)
+    assert "wish encoder.0.self.1" in refused(capsys, "prune", t5, "--heads", "0.1", "--out", out)
+    assert "text: is empty" in refused(capsys, "prune", gpt, "--text", "")
+    assert "has one token" in refused(capsys, "prune", gpt, "--text", "a")
+    assert "positions end at 40" in refused(capsys, "prune", runs["bert"], "--text", "a" * 41)
+    assert not out.exists()
