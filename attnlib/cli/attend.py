@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from attnlib.errors import UsageError
     from attnlib.inspect.maps import AttentionMap
-    from attnlib.inspect.plot import attention_png
+    from attnlib.inspect.plot import attention_figure
 
     if args.html is None and args.png is None:
         raise UsageError("attend", "neither --html nor --png is given", "wish a file to write")
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         print(args.html)
     if args.png is not None:
         maps = [one if isinstance(one, AttentionMap) else one.overview() for one in page.exhibits[0].maps]
-        attention_png(maps, args.png, title=page.title, max_heads=args.heads)
+        attention_figure(maps, args.png, title=page.title, max_heads=args.heads)
         print(args.png)
     return 0
 

@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(_table(found, args.draws) + ([""] if changes else []) + _changes(changes)))
     if args.png is not None:
-        from attnlib.inspect.plot import faithfulness_png
+        from attnlib.inspect.plot import faithfulness_figure
 
-        faithfulness_png(found, args.png, title=f"Faithfulness on {found[0].count} answers")
+        faithfulness_figure(found, args.png, title=f"Faithfulness on {found[0].count} answers")
         if not args.json:
             print(args.png)
     return 0

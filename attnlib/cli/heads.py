@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attnlib.cli.common import Loaded, count, model_argument, open_model, read_input, runtime_arguments
+from attnlib.cli.outputs import output_arguments, write_outputs
 
 if TYPE_CHECKING:
     from attnlib.inspect.heads import HeadReport
@@ -32,6 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=count, default=20, metavar="N", help="random draws of heads (default: 20)")
     parser.add_argument("--zero", action="store_true", help="zeros for an ablated head's output (default: its mean)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    output_arguments(parser)
     runtime_arguments(parser)
 
 
@@ -39,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from attnlib.errors import UsageError
+    from attnlib.inspect.export import sheet_of_heads
     from attnlib.inspect.heads import head_report
+    from attnlib.inspect.plot_reports import heads_figure
     from attnlib.inspect.repeats import ablation, twice
 
     if args.ablate is not None and not args.twice:
@@ -53,10 +57,13 @@ def run(args: argparse.Namespace) -> int:
     if args.ablate is not None:
         heads = dict.fromkeys(one.name for kind in COPYING for one in report.best(kind, args.ablate))
         found = ablation(loaded.model, readings, list(heads), zero=args.zero, draws=args.draws, seed=args.seed)
+    title = f"Heads of {loaded.folder.name}"
+    written = write_outputs(args, lambda: sheet_of_heads(report),
+                            lambda path, form: heads_figure(report, path, title=title, form=form))  # fmt: skip
     if args.json:
         print(json.dumps(report.tree() | ({} if found is None else {"ablation": found.tree()}), ensure_ascii=False))
     else:
-        print("\n".join([*_table(report), *([] if found is None else _ablated(found))]))
+        print("\n".join([*_table(report), *([] if found is None else _ablated(found)), *written]))
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from attnlib.cli.common import count, model_argument, open_model, read_input, runtime_arguments
+from attnlib.cli.outputs import output_arguments, write_outputs
 
 if TYPE_CHECKING:
     from attnlib.cli.common import Loaded
@@ -33,6 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     question_arguments(parser)
     parser.add_argument("--top", type=count, default=3, metavar="N", help="words shown of each written token (default: 3)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON: tokens, words, spans, scores")
+    output_arguments(parser)
     runtime_arguments(parser)
 
 
@@ -42,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from attnlib.errors import UsageError
     from attnlib.inspect.explanations import Method, find_method, why
     from attnlib.inspect.explanations.table import table
+    from attnlib.inspect.export import sheet_of_explanations
+    from attnlib.inspect.plot_reports import explanations_figure
 
     every = args.method == ["all"]
     methods = [find_method(name) for name in (Method.known() if every else args.method or [METHOD])]
@@ -54,10 +58,12 @@ def run(args: argparse.Namespace) -> int:
             if not every:
                 raise
             refused.append(str(error))
+    written = write_outputs(args, lambda: sheet_of_explanations(found),
+                            lambda path, form: explanations_figure(found, path, form=form))  # fmt: skip
     if args.json:
         print(json.dumps([one.tree() for one in found], ensure_ascii=False))
-        return 0
-    print("\n".join([table(found, top=args.top), *refused]))
+    else:
+        print("\n".join([table(found, top=args.top), *refused, *written]))
     return 0
 
 

@@ -1,41 +1,52 @@
-"""Figures for papers and logs as PNG: attention maps, and the curves of the loss. Needs the extra `plots`."""
+"""Figures for papers and logs as PNG or SVG: attention maps, curves of loss and of faithfulness. Needs the extra `plots`."""
 
 from __future__ import annotations
 
-import io
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnlib.errors import UsageError
 from attnlib.inspect.faithful import SHARES, Curves
-from attnlib.inspect.files import write_whole
+from attnlib.inspect.drawing import (
+    BLUE,
+    INK,
+    LINES,
+    ORANGE,
+    SOFT,
+    Form,
+    bar,
+    bare,
+    blank,
+    colours,
+    drawn,
+    name_axes,
+    save,
+    write,
+)
 from attnlib.inspect.maps import Array, AttentionMap, visible
 from attnlib.inspect.tiled import tiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 LABELLED = 40  # tokens up to which a side is written out
 CELLS = 512  # most cells drawn along a side; beyond, means of tiles
 PIXELS = 24e6  # most dots of a figure; beyond, fewer to the inch
-_INK, _SOFT, _HAIR = "#1d2126", "#5c636c", "#d8d5cc"
-_BLUE, _ORANGE = "#0072b2", "#d55e00"  # told apart by every eye
-_LINES = (_BLUE, _ORANGE, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1d2126")
-_RAMP = ("#ffffff", "#f1f8dd", "#d3edc3", "#9bd7bd", "#5cbfc0", "#2b9cc0", "#2073b2", "#234596", "#141d5c")
 _CELL, _GAP, _LETTER = 0.17, 0.16, 0.068  # inches: a labelled cell, between panels, a letter of a label
-_SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "Noto Sans Devanagari",
-            "Noto Sans Thai", "Arial Unicode MS", "Segoe UI Symbol", "Noto Emoji")  # fmt: skip
 
 
-def attention_png(
-    maps: Sequence[AttentionMap], path: str | Path, *, title: str = "Attention", max_heads: int = 8, dpi: int = 144
+def attention_figure(
+    maps: Sequence[AttentionMap],
+    path: str | Path,
+    *,
+    title: str = "Attention",
+    max_heads: int = 8,
+    dpi: int = 144,
+    form: Form = "png",
 ) -> None:
-    """Draw the first `max_heads` heads of every map, a row a map and a column a head, and write the PNG to `path`.
+    """Draw the first `max_heads` heads of every map, a row a map and a column a head, and write it as PNG or SVG.
 
     Up to 40 tokens a side both axes name them; colours grow with the square root of the weight, their bar is beside.
     Raises UsageError without maps, without matplotlib, or when the file cannot be written.
@@ -51,33 +62,35 @@ def attention_png(
     above = [_label(one.key_tokens) + 0.34 if _new_keys(maps, row) else 0.0 for row, one in enumerate(maps)]
     height = sum(above) + sum(_side(len(one.query_tokens)) + _GAP for one in maps) + 0.9
     width = max(left + columns * (wide + _GAP) + 0.75, 4.2)
-    figure = _figure(width, height)
-    drawn = [_cells(one, columns) for one in maps]
-    colours = _colours(max(float(cells.max()) for cells in drawn) or 1.0)
+    figure = blank(width, height)
+    panels = [_cells(one, columns) for one in maps]
+    shades = colours(max(float(cells.max()) for cells in panels) or 1.0)
     y = height - 0.72
     image: Any = None
-    for row, (one, cells) in enumerate(zip(maps, drawn, strict=True)):
+    for row, (one, cells) in enumerate(zip(maps, panels, strict=True)):
         tall, across = _side(len(one.query_tokens)), _side(len(one.key_tokens))
         y -= above[row] + tall
         for head, weights in enumerate(cells):
             box = ((left + head * (wide + _GAP)) / width, y / height, across / width, tall / height)
             axes = figure.add_axes(box)
-            image = axes.imshow(weights, **colours, aspect="auto", interpolation="nearest")
+            image = axes.imshow(weights, **shades, aspect="auto", interpolation="nearest")
             _dress(axes, one, head, named=above[row] > 0)
-        _text(figure, 0.16 / width, (y + tall / 2) / height, one.name, size=7.5, colour=_SOFT, rotation=90, va="center")
+        write(figure, 0.16 / width, (y + tall / 2) / height, one.name, size=7.5, colour=SOFT, rotation=90, va="center")
         y -= _GAP
     top = height - 0.72 - above[0]
     low = max(y + _GAP, top - 2.0)
-    _bar(figure, image, figure.add_axes(((width - 0.62) / width, low / height, 0.11 / width, (top - low) / height)))
+    bar(figure, image, figure.add_axes(((width - 0.62) / width, low / height, 0.11 / width, (top - low) / height)))
     heads = f"first {columns} of {most} heads" if columns < most else f"{columns} head{'s' * (columns > 1)}"
     note = f"{len(maps)} attention layer{'s' * (len(maps) > 1)}, {heads}; queries down, keys across"
-    _text(figure, 0.16 / width, 1 - 0.3 / height, visible(title, spaces=False), size=13, colour=_INK, va="center")
-    _text(figure, 0.16 / width, 1 - 0.55 / height, note, size=8, colour=_SOFT, va="center")
-    _save(figure, path, min(dpi, math.sqrt(PIXELS / (width * height)), 60_000 / max(width, height)))
+    write(figure, 0.16 / width, 1 - 0.3 / height, visible(title, spaces=False), size=13, colour=INK, va="center")
+    write(figure, 0.16 / width, 1 - 0.55 / height, note, size=8, colour=SOFT, va="center")
+    save(figure, path, min(dpi, math.sqrt(PIXELS / (width * height)), 60_000 / max(width, height)), form)
 
 
-def loss_curve_png(rows: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "Loss", dpi: int = 144) -> None:
-    """Draw `loss` and `eval_loss` (nats a token) over `step` from rows of metrics, and write the PNG to `path`.
+def loss_figure(
+    rows: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "Loss", dpi: int = 144, form: Form = "png"
+) -> None:
+    """Draw `loss` and `eval_loss` (nats a token) over `step` from rows of metrics, and write it to `path` as PNG or SVG.
 
     Rows may lack either; values that are not finite are left out. Raises UsageError when no row has a loss, without
     matplotlib, or when the file cannot be written.
@@ -85,11 +98,11 @@ def loss_curve_png(rows: Sequence[Mapping[str, Any]], path: str | Path, *, title
     curves = {name: _curve(rows, name) for name in ("loss", "eval_loss")}
     if not any(curves.values()):
         raise UsageError("loss curve", f"none of {len(rows)} rows has a step and a finite loss", "wanted at least one")
-    figure = _figure(6.4, 3.8)
+    figure = blank(6.4, 3.8)
     axes = figure.add_axes((0.11, 0.14, 0.74, 0.7))
     looks: dict[str, dict[str, Any]] = {
-        "loss": {"color": _BLUE, "linewidth": 1.1, "zorder": 2},
-        "eval_loss": {"color": _ORANGE, "linewidth": 1.8, "marker": "o", "markersize": 3.5, "zorder": 3},
+        "loss": {"color": BLUE, "linewidth": 1.1, "zorder": 2},
+        "eval_loss": {"color": ORANGE, "linewidth": 1.8, "marker": "o", "markersize": 3.5, "zorder": 3},
     }
     ends = []
     for name, label in (("loss", "train"), ("eval_loss", "held out")):
@@ -99,54 +112,46 @@ def loss_curve_png(rows: Sequence[Mapping[str, Any]], path: str | Path, *, title
             axes.plot(steps, losses, **style)
             ends.append((losses[-1], f"{label}\n{losses[-1]:.3g}", looks[name]["color"]))
     axes.margins(x=0.02)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_HAIR)
-    axes.grid(axis="y", color=_HAIR, linewidth=0.6)
-    axes.tick_params(labelsize=8, length=0, colors=_SOFT)
-    axes.set_xlabel("step", fontsize=8.5, color=_SOFT)
-    axes.set_ylabel("nats a token", fontsize=8.5, color=_SOFT)
+    bare(axes)
+    axes.set_xlabel("step", fontsize=8.5, color=SOFT)
+    axes.set_ylabel("nats a token", fontsize=8.5, color=SOFT)
     low, high = axes.get_ylim()
     places = _apart([(value - low) / (high - low) for value, _, _ in ends], 0.13)
     for place, (_, words, colour) in zip(places, ends, strict=True):  # named where they end: no legend to look up
         axes.text(1.02, place, words, transform=axes.transAxes, color=colour, fontsize=8.5, va="center")
-    _text(figure, 0.11, 0.92, visible(title, spaces=False), size=13, colour=_INK, va="center")
-    _save(figure, path, dpi)
+    write(figure, 0.11, 0.92, visible(title, spaces=False), size=13, colour=INK, va="center")
+    save(figure, path, dpi, form)
 
 
-def faithfulness_png(found: Sequence[Curves], path: str | Path, *, title: str = "Faithfulness", dpi: int = 144) -> None:
-    """Draw the deletion and insertion curves of several methods, the random order grey, and write the PNG to `path`.
+def faithfulness_figure(
+    found: Sequence[Curves], path: str | Path, *, title: str = "Faithfulness", dpi: int = 144, form: Form = "png"
+) -> None:
+    """Draw the deletion and insertion curves of several methods, the random order grey, and write it as PNG or SVG.
 
     Deletion that falls early and insertion that rises early speak for a method. Raises UsageError without curves, without
     matplotlib, or when the file cannot be written.
     """
     if not found:
         raise UsageError("faithfulness", "there are no curves", "wanted at least one")
-    figure = _figure(11.2, 4.0)
+    figure = blank(11.2, 4.0)
     panels = (("best taken away", "deletion"), ("best alone", "insertion"))
     top = max(float(max(one.deletion.max(), one.insertion.max())) for one in found)
     for number, (words, name) in enumerate(panels):
         axes = figure.add_axes((0.06 + 0.36 * number, 0.15, 0.32, 0.7))
         for place, one in enumerate(found):
             plain = one.method == "random"
-            colour = _SOFT if plain else _LINES[place % len(_LINES)]
-            style = "--" if plain else ("-", "-.", ":")[place // len(_LINES) % 3]
+            colour = SOFT if plain else LINES[place % len(LINES)]
+            style = "--" if plain else ("-", "-.", ":")[place // len(LINES) % 3]
             label = f"{one.method}, {one.deletion_area:.2f} / {one.insertion_area:.2f}" if number else None
             axes.plot(SHARES, getattr(one, name), color=colour, linestyle=style, linewidth=1.6, label=label)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_color(_HAIR)
-        axes.grid(axis="y", color=_HAIR, linewidth=0.6)
-        axes.tick_params(labelsize=8, length=0, colors=_SOFT)
+        bare(axes)
         axes.set_ylim(0, top * 1.04)
-        axes.set_xlabel(f"part of the words, {words}", fontsize=8.5, color=_SOFT)
-    figure.axes[0].set_ylabel("probability of the answer", fontsize=8.5, color=_SOFT)
+        axes.set_xlabel(f"part of the words, {words}", fontsize=8.5, color=SOFT)
+    figure.axes[0].set_ylabel("probability of the answer", fontsize=8.5, color=SOFT)
     figure.legend(loc="center left", bbox_to_anchor=(0.75, 0.5), frameon=False, fontsize=7.5,
                   title="area: deletion / insertion", title_fontsize=7.5)  # fmt: skip
-    _text(figure, 0.06, 0.94, visible(title, spaces=False), size=13, colour=_INK, va="center")
-    _save(figure, path, dpi)
+    write(figure, 0.06, 0.94, visible(title, spaces=False), size=13, colour=INK, va="center")
+    save(figure, path, dpi, form)
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
@@ -164,31 +169,6 @@ def _apart(places: list[float], least: float) -> list[float]:
     return [middle + sign * least / 2, middle - sign * least / 2]
 
 
-def _figure(width: float, height: float) -> Figure:
-    """A figure of its own: no window, no backend chosen for anyone else."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("figure", "matplotlib is not installed", "PNG needs it", "pip install 'attnlib[plots]'") from error
-    return Figure(figsize=(width, height), facecolor="white")
-
-
-def _save(figure: Figure, path: str | Path, dpi: float) -> None:
-    """The figure as PNG at `path`, whole or not at all."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    image = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(image, format="png", dpi=dpi)
-    write_whole(path, image.getvalue())
-
-
-def _colours(peak: float) -> dict[str, Any]:
-    """White to navy by the square root of a weight: small weights are many and matter together."""
-    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-
-    return {"cmap": LinearSegmentedColormap.from_list("weights", _RAMP), "norm": PowerNorm(0.5, vmin=0.0, vmax=peak)}
-
-
 def _cells(one: AttentionMap, heads: int) -> Array:
     """The first heads of a map, long sides as means of tiles."""
     rows, columns = (-(-size // CELLS) for size in one.weights.shape[1:])
@@ -202,7 +182,7 @@ def _side(tokens: int) -> float:
 
 def _label(tokens: Sequence[str]) -> float:
     """Inches that the labels of an axis take; a long side has none."""
-    return max(len(_drawn(token)) for token in tokens) * _LETTER + 0.1 if len(tokens) <= LABELLED else 0.1
+    return max(len(drawn(token)) for token in tokens) * _LETTER + 0.1 if len(tokens) <= LABELLED else 0.1
 
 
 def _new_keys(maps: Sequence[AttentionMap], row: int) -> bool:
@@ -212,60 +192,12 @@ def _new_keys(maps: Sequence[AttentionMap], row: int) -> bool:
 
 def _dress(axes: Axes, one: AttentionMap, head: int, *, named: bool) -> None:
     """Tokens on the axes of one panel: queries at the first, keys where they change."""
-    for spine in axes.spines.values():
-        spine.set_color(_HAIR)
-    axes.tick_params(length=0, labelsize=7, pad=2, labeltop=True, labelbottom=False, colors=_INK)
-    for axis, tokens, wanted in ((axes.yaxis, one.query_tokens, head == 0), (axes.xaxis, one.key_tokens, named)):
-        axis.set_ticks([])
-        if wanted and len(tokens) <= LABELLED:
-            axis.set_ticks(range(len(tokens)), [_drawn(token) for token in tokens])
-            for label in axis.get_ticklabels():
-                label.set(parse_math=False, fontfamily=_families(), rotation=90 if axis is axes.xaxis else 0)
+    across, down = (
+        [drawn(token) for token in tokens] if wanted and len(tokens) <= LABELLED else None
+        for tokens, wanted in ((one.key_tokens, named), (one.query_tokens, head == 0))
+    )
+    name_axes(axes, across, down)
     if named:
         room = 0 if len(one.key_tokens) > LABELLED else _label(one.key_tokens) * 72
         axes.annotate(f"head {one.numbers[head]}", (0, 1), (0, room + 5), "axes fraction", "offset points", fontsize=8,
-                      color=_SOFT)  # fmt: skip
-
-
-def _bar(figure: Figure, image: Any, axes: Axes) -> None:
-    """What the colours mean."""
-    colours = figure.colorbar(image, cax=axes)
-    colours.outline.set_visible(False)
-    axes.tick_params(labelsize=7, length=2, colors=_SOFT)
-    axes.set_title("weight", fontsize=7, color=_SOFT, loc="left", pad=5)
-
-
-def _text(figure: Figure, x: float, y: float, words: str, *, size: float, colour: str, **more: Any) -> None:
-    """Words as they stand: a dollar sign starts no formula."""
-    shown = _covered(words)
-    figure.text(x, y, shown, fontsize=size, color=colour, parse_math=False, fontfamily=_families(), **more)
-
-
-def _drawn(token: str) -> str:
-    """A token as a label: visible, in letters that the fonts have, at most 16 of them."""
-    shown = _covered(visible(token))
-    return shown if len(shown) <= 16 else shown[:15] + "…"
-
-
-def _covered(text: str) -> str:
-    """`text` with a box for each letter that no font here has, which would be a warning each; joiners go."""
-    known = _letters()
-    kept = (c for c in text if c in known or unicodedata.category(c) not in {"Cf", "Mn"})
-    return "".join(c if c in known else "□" for c in kept)
-
-
-@cache
-def _families() -> list[str]:
-    """Fonts to draw with, each for the letters that those before it lack."""
-    from matplotlib.font_manager import fontManager
-
-    there = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in _SCRIPTS if name in there)]
-
-
-@cache
-def _letters() -> frozenset[str]:
-    """Every letter that the fonts of `_families` can draw."""
-    from matplotlib.font_manager import findfont, get_font
-
-    return frozenset(chr(code) for name in _families() for code in get_font(findfont(name)).get_charmap())
+                      color=SOFT)  # fmt: skip

@@ -123,8 +123,8 @@ class Output:
         if not self.writes or not self.spec.plot:
             return
         try:
-            from attnlib.inspect.plot import loss_curve_png
+            from attnlib.inspect.plot import loss_figure
 
-            loss_curve_png(self.log.rows(), self.folder / PLOT)
+            loss_figure(self.log.rows(), self.folder / PLOT)
         except (AttnlibError, OSError) as error:
             self.tell("note", f"{PLOT} was skipped: {error}")

@@ -57,3 +57,14 @@ def test_heads_that_copy_are_named_and_missed_more_than_others_in_a_real_model(s
     assert len(ablation["heads"]) == 6 and len(ablation["random"]) == 20
     rises = [second - ablation["intact"][1] for _, second in ablation["random"]]
     assert ablation["beyond"] and ablation["without"][1] - ablation["intact"][1] > 1.5 * max(rises)
+
+
+def test_reports_and_explanations_are_written_to_files(runs: dict[str, Path], capsys: Capture, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for command, asked in (("heads", ("a sea, a sea",)), ("why", ("a sea", "--method", "rollout", "--method", "saliency"))):
+        files = [tmp_path / f"{command}.{name}" for name in ("csv", "npz", "safetensors", "svg", "png")]
+        out = told(capsys, command, runs["gpt"], *asked, *(x for f in files for x in (f"--{f.suffix[1:]}", f)))
+        assert out.splitlines()[-5:] == [str(file) for file in files] and all(file.stat().st_size > 200 for file in files)
+        json.loads(told(capsys, command, runs["gpt"], *asked, "--json", "--csv", files[0]))
+        assert "cannot be written" in refused(capsys, command, runs["gpt"], *asked, "--npz", tmp_path / "no" / "a.npz")
+    assert len(list(tmp_path.iterdir())) == 10
