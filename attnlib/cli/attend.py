@@ -1,23 +1,28 @@
-"""attnlib attend: what the attention of a model does on a text, as one HTML page and as a picture."""
+"""attnlib attend: what the attention of a model does on a text, as one HTML page, as a picture, as numbers."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnlib.cli.common import count, model_argument, open_model, read_input, runtime_arguments
+from attnlib.cli.outputs import asked, output_arguments, write_outputs
 
 if TYPE_CHECKING:
+    from attnlib.cli.common import Loaded
+    from attnlib.inspect.drawing import Form
     from attnlib.inspect.page import Page
 
-HELP = "attention of a text: --html a page for the browser, --png a picture"
+HELP = "attention of a text: --html a page for the browser, --png a picture, --csv and others the numbers"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     model_argument(parser)
     parser.add_argument("text", metavar="TEXT", help="the text (of an encoder-decoder: the source); - = stdin")
     parser.add_argument("--html", metavar="FILE", help="write a page that needs no network")
-    parser.add_argument("--png", metavar="FILE", help="write a picture")
+    output_arguments(parser)
+    parser.add_argument("--summaries", action="store_true",
+                        help="of files other than the page: sums over the weights, of texts of any length")  # fmt: skip
     parser.add_argument("--source", metavar="TEXT", help="an encoder-decoder's source, TEXT being the target then")
     parser.add_argument("--target", metavar="TEXT", help="an encoder-decoder's target (default: what it generates)")
     parser.add_argument("--max-new-tokens", type=count, metavar="N",
@@ -40,23 +45,50 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from attnlib.errors import UsageError
-    from attnlib.inspect.maps import AttentionMap
-    from attnlib.inspect.plot import attention_figure
 
-    if args.html is None and args.png is None:
+    if args.html is None and not asked(args):
         raise UsageError("attend", "neither --html nor --png is given", "wish a file to write")
+    if args.summaries and not asked(args):
+        raise UsageError("--summaries", "is given for a page alone", "wish a file to write, such as --csv")
     text = read_input(args.text)
-    page = _page(args, args.model, text)
-    if args.html is not None:
+    page = _page(args, args.model, text) if args.html is not None or not args.summaries else None
+    if args.html is not None and page is not None:
         for other in _others(args, text):
             page = page.beside(other)
         page.write(args.html)
         print(args.html)
-    if args.png is not None:
-        maps = [one if isinstance(one, AttentionMap) else one.overview() for one in page.exhibits[0].maps]
-        attention_figure(maps, args.png, title=page.title, max_heads=args.heads)
-        print(args.png)
+    for path in _summed(args, text) if args.summaries or page is None else _mapped(args, page):
+        print(path)
     return 0
+
+
+def _mapped(args: argparse.Namespace, page: Page) -> list[str]:
+    """The maps of a page as files."""
+    from attnlib.inspect.export import sheet_of_maps
+    from attnlib.inspect.maps import AttentionMap
+    from attnlib.inspect.plot import attention_figure
+
+    found = page.exhibits[0].maps
+
+    def draw(path: str, form: Form) -> None:
+        maps = [one if isinstance(one, AttentionMap) else one.overview() for one in found]
+        attention_figure(maps, path, title=page.title, max_heads=args.heads, form=form)
+
+    return write_outputs(args, lambda: sheet_of_maps(found), draw)
+
+
+def _summed(args: argparse.Namespace, text: str) -> list[str]:
+    """The summaries of the attention as files."""
+    from attnlib.inspect.export import sheet_of_summaries
+    from attnlib.inspect.plot_reports import summaries_figure
+    from attnlib.inspect.seeing import line_of, sum_up
+
+    loaded, source, options = _opened(args, args.model, text)
+    found = sum_up(loaded.model, source, **options)
+    title = args.title or line_of(text)
+    told, alone = [(one, q.tokens, k.tokens) for one, q, k in found], [one for one, _, _ in found]
+    return write_outputs(args, lambda: sheet_of_summaries(told),
+                         lambda path, form: summaries_figure(alone, path, title=title, form=form))  # fmt: skip
 
 
 def _others(args: argparse.Namespace, text: str) -> list[Page]:
@@ -72,23 +104,13 @@ def _others(args: argparse.Namespace, text: str) -> list[Page]:
 
 def _page(args: argparse.Namespace, model: str, text: str) -> Page:
     """The page of one model on one text."""
-    from attnlib.errors import UsageError
-    from attnlib.generate.prompts import is_kind
     from attnlib.inspect.seeing import line_of, see
 
-    layers = None if args.layers is None else numbers(args.layers)
-    loaded = open_model(argparse.Namespace(**{**vars(args), "model": model}))
-    source, target = (text, args.target) if args.source is None else (args.source, text)
-    if not is_kind(loaded.model, "encoder_decoder") and target is not None:
-        given = "--target" if args.source is None else "--source"
-        raise UsageError(given, "is given", "only an encoder-decoder has one")
+    loaded, source, options = _opened(args, model, text)
     return see(
         loaded.model,
         source,
-        tokenizer=loaded.tokenizer(),
-        write=args.max_new_tokens,
-        written=target,
-        layers=_attentions(loaded.model, args.paths, layers, args.layers),
+        **options,
         exact=args.exact,
         rows=[] if args.rows is None else sorted(numbers(args.rows, "--rows", "token")),
         methods=args.why,
@@ -96,6 +118,22 @@ def _page(args: argparse.Namespace, model: str, text: str) -> Page:
         name=model if args.compare is not None else line_of(text),
         title=args.title or line_of(args.text if args.text != "-" else text),
     )
+
+
+def _opened(args: argparse.Namespace, model: str, text: str) -> tuple[Loaded, str, dict[str, Any]]:
+    """The model, the text it reads (its source), and what else says what it is to read and to look at."""
+    from attnlib.errors import UsageError
+    from attnlib.generate.prompts import is_kind
+
+    layers = None if args.layers is None else numbers(args.layers)
+    loaded = open_model(argparse.Namespace(**{**vars(args), "model": model}))
+    source, target = (text, args.target) if args.source is None else (args.source, text)
+    if not is_kind(loaded.model, "encoder_decoder") and target is not None:
+        given = "--target" if args.source is None else "--source"
+        raise UsageError(given, "is given", "only an encoder-decoder has one")
+    chosen = _attentions(loaded.model, args.paths, layers, args.layers)
+    reads = {"tokenizer": loaded.tokenizer(), "write": args.max_new_tokens, "written": target}
+    return loaded, source, reads | {"layers": chosen}
 
 
 def _attentions(model: object, paths: str, layers: set[int] | None, given: str | None) -> list[str]:

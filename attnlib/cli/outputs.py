@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from attnlib.inspect.export import Sheet
     from attnlib.inspect.drawing import Form
+    from attnlib.inspect.export import Sheet
 
 DATA = {"csv": "a table", "npz": "NumPy arrays", "safetensors": "tensors"}
 FIGURES = {"svg": "a figure for papers", "png": "a picture"}

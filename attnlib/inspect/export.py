@@ -2,7 +2,7 @@
 
 A Sheet holds the same twice: as arrays by name with a JSON text `about` that says what they are, and as rows of a table.
 
-    maps           PATH: float32 [h, Q, K]; rows of the weights that are not 0
+    maps           PATH: float32 [h, Q, K]; rows of the weights that are not 0; of a long text means of tiles
     summaries      PATH.received, PATH.entropy, ...: as `attnlib.inspect.summaries` has them
     explanations   METHOD.SIDE: float64 [N, t], targets and tokens
     head reports   value, baseline, deviation, queries, offset: [h, kinds], NaN (offset: 0) where there is none
@@ -27,6 +27,7 @@ from attnlib.inspect.files import write_whole
 from attnlib.inspect.heads import HeadReport
 from attnlib.inspect.maps import AttentionMap
 from attnlib.inspect.summaries import Summary
+from attnlib.inspect.tiled import TiledMap
 
 Cell = str | int | float | None
 TOKENS = ("received",)  # measures of keys; the others of summaries are of queries
@@ -73,9 +74,11 @@ WRITERS: dict[str, Callable[[Sheet, str | Path], None]] = {
 }
 
 
-def sheet_of_maps(maps: Sequence[AttentionMap]) -> Sheet:
-    """Attention weights with the tokens of their axes."""
-    _need(maps, "maps")
+def sheet_of_maps(found: Sequence[AttentionMap | TiledMap]) -> Sheet:
+    """Attention weights with the tokens of their axes; of a long text the means of tiles, named by their first tokens."""
+    _need(found, "maps")
+    maps = [one.overview() if isinstance(one, TiledMap) else one for one in found]
+    steps = [list(one.steps) if isinstance(one, TiledMap) else [1, 1] for one in found]
 
     def rows() -> Iterator[Sequence[Cell]]:
         for one in maps:
@@ -83,9 +86,10 @@ def sheet_of_maps(maps: Sequence[AttentionMap]) -> Sheet:
                 names = one.query_tokens[q], one.key_tokens[k]
                 yield one.name, one.numbers[h], q, k, *names, float(one.weights[h, q, k])
 
-    about = {"what": "attention weights [head, query, key]", "maps": [
-        {"name": one.name, "heads": list(one.numbers), "query_tokens": one.query_tokens, "key_tokens": one.key_tokens}
-        for one in maps
+    about = {"what": "attention weights [head, query, key], means of tiles of so many tokens", "maps": [
+        {"name": one.name, "heads": list(one.numbers), "tile": step, "query_tokens": one.query_tokens,
+         "key_tokens": one.key_tokens}
+        for one, step in zip(maps, steps, strict=True)
     ]}  # fmt: skip
     columns = ("attention", "head", "query", "key", "query_token", "key_token", "weight")
     return Sheet({one.name: one.weights.astype("f4") for one in maps}, about, columns, rows)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnlib.errors import UsageError
-from attnlib.inspect.faithful import SHARES, Curves
 from attnlib.inspect.drawing import (
     BLUE,
     INK,
@@ -25,6 +24,7 @@ from attnlib.inspect.drawing import (
     save,
     write,
 )
+from attnlib.inspect.faithful import SHARES, Curves
 from attnlib.inspect.maps import Array, AttentionMap, visible
 from attnlib.inspect.tiled import tiles
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnlib.errors import UsageError
-from attnlib.inspect.explanations.result import Explanation
 from attnlib.inspect.drawing import (
     INK,
     LINES,
@@ -26,6 +25,7 @@ from attnlib.inspect.drawing import (
     signed_colours,
     write,
 )
+from attnlib.inspect.explanations.result import Explanation
 from attnlib.inspect.heads import HeadReport
 from attnlib.inspect.maps import visible
 from attnlib.inspect.summaries import Summary

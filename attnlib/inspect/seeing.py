@@ -20,6 +20,7 @@ from attnlib.inspect.page import Page
 from attnlib.inspect.reading import Reading, Side, go_on, read_text
 from attnlib.inspect.recording import Recording, record
 from attnlib.inspect.steps import Steps, steps_of
+from attnlib.inspect.summaries import Summaries, Summary
 from attnlib.inspect.tiled import SIDE, step_of, tile_spans, tiled_map
 from attnlib.models.heads import LMHead
 
@@ -59,7 +60,7 @@ def see(
     Texts whose maps have more than 4 million cells are recorded as tiles, without the map; others get a head report too.
     Raises UsageError or LayoutError for a text that does not fit, for heads, rows and answers that there are not.
     """
-    reading, first = _read(model, tokenizer, text, write, written)
+    reading, first = read_on(model, tokenizer, text, write, written)
     chosen = choose(model, layers)
     with evaluating(model):
         maps, figures = _recorded(model, reading, chosen, exact, rows)
@@ -71,13 +72,35 @@ def see(
     return Page((exhibit,), line_of(text) if title is None else title)
 
 
+def sum_up(
+    model: Any,
+    text: str,
+    *,
+    tokenizer: Tokenizer,
+    write: int | None = None,
+    written: str | None = None,
+    layers: Names = None,
+    summaries: Summaries | None = None,
+) -> list[tuple[Summary, Side, Side]]:
+    """The summaries of a text's attention, each with the texts of its queries and keys, in memory linear in their tokens.
+
+    The options are those of `see` and of `record`.
+    """
+    reading, _ = read_on(model, tokenizer, text, write, written)
+    with evaluating(model), record(model, layers=layers, weights=False, summaries=summaries or True) as seen:
+        _forward(model, reading, head=False)
+    return [(seen.summary(one.path), *sides_of(reading, one)) for one in choose(model, layers) if one.path in seen.summaries]
+
+
 def line_of(text: str) -> str:
     """A text as a title."""
     line = " ".join(text.split())
     return line if len(line) <= 80 else line[:79] + "…"
 
 
-def _read(model: Any, tokenizer: Tokenizer, text: str, write: int | None, written: str | None) -> tuple[Reading, int | None]:
+def read_on(
+    model: Any, tokenizer: Tokenizer, text: str, write: int | None = None, written: str | None = None
+) -> tuple[Reading, int | None]:
     """What the model reads, and the first column of the text that was written, if any was."""
     reading = read_text(model, tokenizer, text)
     first = len(reading.text)
@@ -113,7 +136,7 @@ def _forward(model: Any, reading: Reading, **more: Any) -> Any:
         return model(*rows, **more)
 
 
-def _sides(reading: Reading, one: Chosen) -> tuple[Side, Side]:
+def sides_of(reading: Reading, one: Chosen) -> tuple[Side, Side]:
     """The texts of the queries and of the keys of an attention."""
     encoder = reading.source is not None and one.path.split(".")[0] == "encoder"
     queries = reading.source if encoder else reading.text
@@ -126,7 +149,7 @@ def _recorded(
     model: Any, reading: Reading, chosen: list[Chosen], exact: Sequence[str], rows: Sequence[int]
 ) -> tuple[list[Map], dict[str, Any]]:
     """The maps, dense or tiled, and the figures of their heads."""
-    sizes = [(heads_of(one.mixer), *map(len, _sides(reading, one))) for one in chosen]
+    sizes = [(heads_of(one.mixer), *map(len, sides_of(reading, one))) for one in chosen]
     paths = [one.path for one in chosen]
     wished = {one.path: one.heads or () for one in choose(model, paths, exact)} if exact else {}
     longest = max(q for _, q, _ in sizes)
@@ -156,7 +179,7 @@ def _tiled(
     for one in chosen:
         if one.path not in seen.summaries:
             continue
-        summary, (q, k) = seen.summary(one.path), _sides(reading, one)
+        summary, (q, k) = seen.summary(one.path), sides_of(reading, one)
         figures[one.path] = figures_of_summary(summary)
         full = _rows(seen, one.path) if rows and (one.path in exact or not exact) else {}
         steps = (step[q.name], step[k.name])

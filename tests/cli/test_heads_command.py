@@ -68,3 +68,26 @@ def test_reports_and_explanations_are_written_to_files(runs: dict[str, Path], ca
         json.loads(told(capsys, command, runs["gpt"], *asked, "--json", "--csv", files[0]))
         assert "cannot be written" in refused(capsys, command, runs["gpt"], *asked, "--npz", tmp_path / "no" / "a.npz")
     assert len(list(tmp_path.iterdir())) == 10
+
+
+def test_maps_and_summaries_are_written_to_files(runs: dict[str, Path], capsys: Capture, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    import numpy as np
+
+    files = [tmp_path / f"a.{name}" for name in ("csv", "npz", "safetensors", "svg", "png")]
+    asked = [x for f in files for x in (f"--{f.suffix[1:]}", f)]
+    assert told(capsys, "attend", runs["gpt"], "a sea", *asked).splitlines() == [str(file) for file in files]
+    with np.load(tmp_path / "a.npz") as found:
+        assert found["decoder.1.self"].shape == (2, 5, 5)
+        assert json.loads(str(found["about"]))["maps"][0]["tile"] == [1, 1]
+    assert told(capsys, "attend", runs["t5"], "a sea", "--target", "s", "--summaries", "--paths", "decoder.*", *asked)
+    with np.load(tmp_path / "a.npz") as found:
+        assert {name.rpartition(".")[0] for name in found.files} == {"", "decoder.0.self", "decoder.0.cross"}
+        assert found["decoder.0.cross.received"].shape == (2, 6) and found["decoder.0.self.entropy"].shape == (2, 2)
+    assert "decoder.0.self,1,entropy,1,s,," in (tmp_path / "a.csv").read_text()
+    assert told(capsys, "attend", runs["gpt"], "a sea " * 700, "--layers", "1", "--npz", tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as found:
+        tile = json.loads(str(found["about"]))["maps"][0]["tile"]
+        assert found["decoder.1.self"].shape == (2, -(-4200 // tile[0]), -(-4200 // tile[1])) and tile[0] > 1
+    assert "wish a file to write, such as --csv" in refused(capsys, "attend", runs["gpt"], "a", "--summaries", "--html",
+                                                           tmp_path / "a.html")  # fmt: skip
