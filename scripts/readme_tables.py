@@ -19,7 +19,7 @@ from attnlib.attention.biases import TermSpec
 from attnlib.attention.masks import Causal, Explicit, Mask, Prefix, Window
 from attnlib.attention.rotary import Scaling
 from attnlib.attention.scores import NormaliserSpec, ScoreRule
-from attnlib.attention.softmax import MixerSpec
+from attnlib.attention.softmax import MixerSpec, Role, SoftmaxAttention
 from attnlib.attention.visibility import Visibility
 from attnlib.layout import Layout
 from attnlib.models.heads import HeadSpec
@@ -30,7 +30,7 @@ from attnlib.nn.feed_forward import FeedForward
 from attnlib.nn.init import Init
 from attnlib.nn.norms import Norm
 from attnlib.pretrained.family import families
-from attnlib.spec import Spec
+from attnlib.spec import FieldError, Spec, SpecErrors
 
 README = Path(__file__).parents[1] / "README.md"
 PARITY = Path(__file__).parent / "parity.jsonl"  # attnlib parity --json > scripts/parity.jsonl
@@ -61,6 +61,33 @@ def kinds_table() -> str:
             lines.append(f"| {slot} | `{kind}` | {words} |")
             slot = ""
     return "\n".join(lines)
+
+
+def mixers_table() -> str:
+    """What each mixer can do, asked of its spec and of a small module of it."""
+    heading = "| kind | causal | both ways | cross | rotary | grouped heads | short convolution | weights shown | it keeps |"
+    lines = [heading, "|" + "---|" * 9]
+    for kind, cls in MixerSpec.kinds().items():
+        if not cls.__module__.startswith("attnlib.") or kind == "beside":
+            continue
+        fields = cls.model_fields
+        given: dict[str, Any] = {"num_heads": 2} if "num_heads" in fields else {}
+        mixer = cls(**given).build(d_model=8, layer=0)
+        weights = isinstance(mixer, SoftmaxAttention) or hasattr(mixer, "implied_weights")
+        can = [_stands(cls, given, "self", mask=Causal()), _stands(cls, given, "self"), _stands(cls, given, "cross"),
+               "rotary" in fields, "num_kv_heads" in fields and _stands(cls, given, "self", num_kv_heads=1),
+               "conv" in fields, weights]  # fmt: skip
+        keeps = "a state" if getattr(mixer, "stateful", False) else "columns"
+        lines.append(f"| `{kind}` | " + " | ".join("yes" if one else "" for one in can) + f" | {keeps} |")
+    return "\n".join(lines)
+
+
+def _stands(cls: type[MixerSpec], given: dict[str, Any], role: Role, **more: Any) -> bool:
+    try:
+        cls(**given, **more).check(d_model=8, role=role)
+    except (FieldError, SpecErrors):
+        return False
+    return True
 
 
 def backend_table() -> str:
@@ -127,7 +154,9 @@ def _measured(rows: list[dict[str, Any]], kinds: Iterable[str]) -> list[str]:
 
 def rewritten(text: str) -> str:
     """The README with each table between its marks made anew."""
-    for name, table in (("kinds", kinds_table()), ("backends", backend_table()), ("families", families_table())):
+    makers = {"kinds": kinds_table, "mixers": mixers_table, "backends": backend_table, "families": families_table}
+    for name, make in makers.items():
+        table = make()
         begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
         head, _, rest = text.partition(begin)
         _, found, tail = rest.partition(end)

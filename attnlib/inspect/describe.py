@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from attnlib.attention.beside import BesideCache
+from attnlib.attention.caches import LayerCache
 from attnlib.attention.state_cache import StateCache
 from attnlib.errors import LayoutError
 from attnlib.layout import Layout
@@ -102,6 +104,12 @@ def describe(
     )  # fmt: skip
 
 
+def _each(caches: Iterable[LayerCache]) -> Iterator[LayerCache]:
+    """Caches, and those that stand beside each other in one."""
+    for cache in caches:
+        yield from cache.parts if isinstance(cache, BesideCache) else (cache,)
+
+
 def _triangular(a: tuple[int, ...], b: tuple[int, ...], *_: object, **__: object) -> int:
     """A system [.., n, n] solved for [.., n, m] by substitution: n (n - 1) m."""
     return prod(b[:-1]) * (a[-1] - 1) * b[-1]
@@ -162,7 +170,7 @@ def _cache_bytes(model: nn.Module, tokens: int, cache: str) -> tuple[int | None,
         for at in (slice(0, tokens - 1), slice(tokens - 1, tokens)):  # a rolling cache lets go when the next token comes
             if at.stop > at.start:
                 advance(model, ids[:, at], state)
-        fixed = sum(cache.nbytes() for cache in state.caches if isinstance(cache, StateCache))
+        fixed = sum(cache.nbytes() for cache in _each(state.caches) if isinstance(cache, StateCache))
         return state.nbytes() - fixed, fixed
 
 

@@ -34,6 +34,11 @@ def test_the_state_does_not_grow_and_is_described(name: str) -> None:
         model.step(toys.ids(1, 1, i), None, state)
         sizes.append(state.nbytes())
     found = describe(read(ModelSpec, toys.ALL[name]), tokens=9)
+    if name == "mixer_beside":  # a window of softmax attention beside a GRU
+        columns = 2 * 12 * 4 * 2  # k and v, channels, bytes, layers
+        assert found.state_bytes == 2 * 5 * 4 and found.cache_bytes_per_token == columns
+        assert sizes == [found.state_bytes + columns * (i + 1) for i in range(6)]
+        return
     assert all(isinstance(cache, StateCache) for cache in state.caches)
     assert {*sizes} == {found.state_bytes} and found.state_bytes > 0 and found.cache_bytes_per_token == 0
 
@@ -52,6 +57,12 @@ def test_flops_are_those_of_the_products() -> None:
     assert rows["stack.blocks.0.attention.body"] == projections + heads * (pairs + system + passed + given)
 
 
+def test_flops_of_a_recurrent_network() -> None:
+    tree = toys.decoder(toys.block(attention={"kind": "lstm", "d_hidden": 5, "mask": "causal"}))
+    rows = {row.path: row.flops for row in describe(read(ModelSpec, tree), tokens=7).rows}
+    assert rows["stack.blocks.0.attention.body"] == 2 * 7 * (12 * 20 + 5 * 20 + 5 * 12)
+
+
 @pytest.mark.parametrize("name", ["mixer_performer", "encoder_performer", "mixer_elu"])
 def test_implied_weights_times_values_are_the_output(name: str) -> None:
     model, table = toys.build(name), toys.ids(2, 6)
@@ -67,9 +78,9 @@ def test_implied_weights_times_values_are_the_output(name: str) -> None:
     torch.testing.assert_close(weights @ v.float(), y.float(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["mixer_delta", "mixer_ssd"])
+@pytest.mark.parametrize("name", ["mixer_delta", "mixer_ssd", "mixer_gru"])
 def test_recurrences_without_weights_say_why(name: str) -> None:
-    with pytest.raises(UsageError, match="signed products: no token has a share"), record(toys.build(name), layers=0):
+    with pytest.raises(UsageError, match="has a share in"), record(toys.build(name), layers=0):
         pass
 
 
@@ -89,6 +100,11 @@ REFUSED = {
     "cross": (
         crossing(kind="delta", num_heads=2),
         r"decoder\.block\.cross\.kind: delta, orders and forgets by its own text",
+    ),
+    "recurrent cross": (crossing(kind="gru"), r"cross\.kind: gru, orders and forgets by its own text"),
+    "window beside": (
+        causal_lm(kind="beside", mixers=[{"num_heads": 2}, {"kind": "lstm", "mask": {"kind": "first", "count": 2}}]),
+        r"attention\.mixers\.1\.mask: of kind first for lstm",
     ),
     "causal cross": (crossing(kind="linear", num_heads=2, mask="causal"), r"cross\.mask: causal in cross-attention"),
     "conv cross": (crossing(kind="linear", num_heads=2, conv=3), r"cross\.conv: in cross-attention, joins neighbours"),

@@ -197,8 +197,14 @@ MIXERS: dict[str, Tree] = {
     "delta": {"kind": "delta", "num_heads": 3, "conv": 4},
     "gated_delta": {"kind": "gated_delta", "num_heads": 2, "num_kv_heads": 1, "conv": 2},
     "ssd": {"kind": "ssd", "num_heads": 4, "d_state": 3, "groups": 2, "conv": 4},
+    "gru": {"kind": "gru"},
+    "lstm": {"kind": "lstm", "d_hidden": 5},
+    "min_gru": {"kind": "min_gru", "d_hidden": 7},
+    "beside": {"kind": "beside", "mixers": [{"num_heads": 2}, {"kind": "gru", "d_hidden": 5}]},
 }
-DECODERS |= {f"mixer_{name}": decoder(block(attention=tree | {"mask": "causal"})) for name, tree in MIXERS.items()}
+_CAUSAL = {name: tree | {"mask": "causal"} for name, tree in MIXERS.items()}
+_CAUSAL["beside"] = {"kind": "beside", "mixers": [{"num_heads": 2, "mask": WINDOW}, _CAUSAL["gru"] | {"d_hidden": 5}]}
+DECODERS |= {f"mixer_{name}": decoder(block(attention=tree)) for name, tree in _CAUSAL.items()}
 ENCODERS |= {f"encoder_{name}": encoder(block(attention=tree), head={"kind": "masked_lm"}) for name, tree in MIXERS.items()}
 PAIRS |= {
     f"pair_{name}": pair(

@@ -40,6 +40,11 @@ class Texts(NamedTuple):
         made: Texts = layout.once("texts backward", lambda: Texts(texts.real.flip(1), _runs(layout.segments.flip(1))))  # type: ignore[union-attr]
         return made
 
+    @property
+    def begins(self) -> Tensor | None:
+        """[B, T] the first token of each text but the first; None where no row has a second."""
+        return None if self.runs is None else self.runs != F.pad(self.runs[:, :-1], (1, 0))
+
     def keep(self, x: Tensor, dim: int = 1) -> Tensor:
         """x, zero where there is no token; its tokens are dimension `dim`."""
         if self.real is None:
