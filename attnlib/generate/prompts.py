@@ -82,7 +82,11 @@ def prepare(
     else:
         rows = as_rows(prompts, "prompts", attention_mask=attention_mask, layout=layout, tokenizer=tokenizer, end=both)
         sources = check_ids(rows, vocab_of(model, source=True), "prompts", filled=True) if both else None
-    starts = _starts(model, tokenizer, options.start if start is None else start, len(rows if sources is None else sources))
+    count = len(rows if sources is None else sources)
+    if both or start is not None or not all(rows):
+        starts = _starts(model, tokenizer, options.start if start is None else start, count)
+    else:  # no row begins with it: it may be a config's bos that the vocabulary has not
+        starts = [None] * count
     if both:
         if decoder_prompts is None and options.decoder_prompt:
             decoder_prompts = [options.decoder_prompt] * len(starts)

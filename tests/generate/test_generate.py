@@ -108,6 +108,9 @@ def test_encoder_decoder_begins_with_start_and_then_the_decoder_prompt():
 def test_an_empty_prompt_starts_from_the_start_id():
     assert said(generate(Toy(), [[], [2, 2]], start=3)) == said(generate(Toy(), [[3], [2, 2]]))
     tokenizer = Bytes()
+    assert generate(Toy(), [[3]], sampling=Sampling(start=99))[0].ids == generate(Toy(), [[3]])[0].ids  # begins no row
+    with pytest.raises(LayoutError, match="start"):
+        generate(Toy(), [[]], sampling=Sampling(start=99))
     tokenizer.bos_id = 3
     assert generate(Toy(), [[]], tokenizer=tokenizer)[0].ids == generate(Toy(), [[3]])[0].ids
 
