@@ -11,6 +11,7 @@ from maps_for_tests import STORY, some_maps, some_weights, three_kinds
 
 from attnlib.inspect.exhibit import Exhibit
 from attnlib.inspect.explanations import Explanation
+from attnlib.inspect.heads import HeadReport, HeadScore
 from attnlib.inspect.maps import AttentionMap
 from attnlib.inspect.page import Page
 from attnlib.inspect.reading import Side
@@ -105,7 +106,7 @@ def test_lines_run_from_a_token_to_what_it_takes_from(page: Browser) -> None:
     page.pick("lens-layer", 1)
     page.pick("lens-head", 0)
     page.click("#wire-queries li", 7)
-    assert page.text("wire-note").startswith("What is taken by “␣m”. Strongest line: 0.81")
+    assert "layer 1, head 0. What is taken by “␣m”. Strongest line: 0.81" in page.text("wire-note")
     keys = "[...document.querySelectorAll('#wire-keys li')]"
     strong = page.run(f"return {keys}.map(one => +one.style.getPropertyValue('--w'))")
     assert strong.index(max(strong)) == 3 and max(strong) == 1
@@ -190,6 +191,19 @@ def test_the_report_names_heads_sorts_them_and_opens_them(page: Browser) -> None
     assert (page.text("layer"), page.text("nth")) == ("layer 1", "head 1")
 
 
+def test_heads_named_after_a_kind_have_a_ring(page: Browser) -> None:
+    scores = tuple(
+        HeadScore(f"decoder.{layer}.self", head, "previous", value, 0.1, 0.01, 9)
+        for layer, head, value in [(0, 0, 0.1), (0, 1, 0.12), (1, 0, 0.9), (1, 1, 0.15)]
+    )
+    page.show(one_text(report=HeadReport(scores, 1, 9)), view="report")
+    assert page.texts("#figures figcaption")[0] == "Previous token mass on the token just before; 0.10 were keys shuffled"
+    assert page.texts(".heat button[data-named]") == ["0.90"]
+    label = page.run("return document.querySelector('.heat button[data-named]').getAttribute('aria-label')")
+    assert label == "layer 1, head 0: 0.90, 0.10 shuffled, named"
+    assert page.texts("#figures .rank tbody tr")[0].startswith("layer 1, head 0")
+
+
 def test_two_models_are_compared_head_by_head(page: Browser) -> None:
     text = side()
     a = Exhibit([planted(text, text, "decoder.0.self", {7: 3}, 3)], "one", [text])
@@ -240,6 +254,13 @@ def test_every_view_is_reached_by_its_number_and_has_two_colour_schemes(page: Br
     assert page.run("return document.documentElement.scrollWidth <= innerWidth")
     page.press(ESCAPE)
     page.until("return document.documentElement.dataset.view === 'grid'")
+
+
+def test_views_that_a_model_has_nothing_for_have_no_tab(page: Browser) -> None:
+    page.show(some_maps(1, 1, stack="encoder"))
+    assert page.run("return [...document.getElementById('tabs').children].map(tab => tab.id.slice(4))") == [
+        "grid", "text", "lines", "report",
+    ]  # fmt: skip
 
 
 def long_exhibit(tokens: int = 8192, side_: int = 256) -> Exhibit:

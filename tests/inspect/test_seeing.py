@@ -109,6 +109,24 @@ def test_words_of_a_text_are_whole_and_every_token_is_in_its_own() -> None:
     assert spelled.strip() == "twice"
 
 
+def test_a_text_cannot_turn_the_page_around() -> None:
+    text = "a \u202eb\u0000c\nd"
+    side = read_text(toy("encoder"), TOKENIZER, text).text
+    assert "".join(words(side)["parts"]) == "a U+202Eb␀c\nd"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_short_text_has_a_report_of_its_heads(kind: str) -> None:
+    page = see(toy(kind), "see the sea, see", tokenizer=TOKENIZER, written="sea" if kind == "encoder_decoder" else None)
+    for entry, one in zip(exhibit_data(page.exhibits[0])["maps"], page.exhibits[0].maps, strict=True):
+        assert {*entry["figures"]} >= {"entropy", "first"}
+        if entry["cross"]:
+            continue
+        previous = np.diagonal(one.weights, -1, 1, 2)  # type: ignore[union-attr]
+        found = entry["scores"]["previous"]
+        assert np.allclose(found["values"], previous.mean(1), atol=1e-4) and len(found["baselines"]) == 3
+
+
 def test_the_chances_of_a_written_text_are_the_models() -> None:
     model = toy("decoder")
     page = see(model, "a fox", tokenizer=TOKENIZER, write=4)

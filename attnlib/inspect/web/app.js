@@ -66,7 +66,7 @@ function relook(change = {}) {
 // The scale of what stands: of all maps, of one row, or of scores with a sign.
 const tick = w => w && w < .001 ? w.toExponential(0).replace("-", "−") : String(+w.toPrecision(2));
 function drawLegend() {
-  const row = $("head").hidden && views[current].lens, signed = row && current === "text" && page.explanations[reader.by]?.signed;
+  const row = $("head").hidden && (views[current].lens || current === "compare"), signed = row && current === "text" && page.explanations[reader.by]?.signed;
   const ramp = $("ramp").getContext("2d"), image = ramp.createImageData(256, 1), pixels = new Uint32Array(image.data.buffer);
   if (signed) for (let i = 0; i < 256; i++) {
     const [r, g, b] = signedColour(i / 127.5 - 1);
@@ -84,7 +84,7 @@ function drawLegend() {
   const limit = row ? "the highest shown" : top === null ? "the highest of each head" : number(top);
   $("legend").setAttribute("aria-label", signed ? "Colours of scores: blue against, orange for" : `Colours of weights from 0 to ${limit}, ${$("curve").selectedOptions[0].textContent} scale`);
   $("range").disabled = row;
-  $("legend").hidden = row && current === "lines";  // whose colours are heads
+  $("legend").hidden = $("head").hidden && /^(lines|report)$/.test(current);  // whose colours are heads, or have figures in them
 }
 
 function next(select) {

@@ -87,7 +87,7 @@ function drawLines() {
     item.style.setProperty("--w", (wires.at === null ? 0 : side === wires.side ? 0 : sums[side][i]).toFixed(3));
   }));
   const what = wires.at === null ? "All tokens: choose one on either side" : `${wires.side ? "Who takes from" : "What is taken by"} “${page.texts[lensTexts()[wires.side]][wires.at]}”`;
-  $("wire-note").textContent = `${what}. Strongest line: ${number(most === 1e-30 ? 0 : most)}; lines under 2% of it are not drawn.` + (look.first ? "" : " The first key is left out.");
+  $("wire-note").textContent = `${each ? lensName().replace("mean of heads", "each head") : lensName()}. ${what}. Strongest line: ${number(most === 1e-30 ? 0 : most)}; lines under 2% of it are not drawn.` + (look.first ? "" : " The first key is left out.");
 }
 
 function linesKey(event) {

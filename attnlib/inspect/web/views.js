@@ -9,7 +9,7 @@ const views = {
   compare: { label: "Side by side", show: showCompare, key: compareKey, needs: () => book.exhibits.length > 1 },
 };
 let current = "grid";
-const able = () => Object.keys(views).filter(name => views[name].needs?.() ?? true);
+const able = () => Object.keys(views).filter(name => !views[name].needs || views[name].needs());
 
 function buildTabs() {
   $("tabs").replaceChildren(...able().map((name, i) => {
