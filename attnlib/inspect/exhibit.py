@@ -13,13 +13,15 @@ from attnlib.inspect.explanations.result import Explanation
 from attnlib.inspect.figures import Figures, figures_of_map
 from attnlib.inspect.heads import HeadReport
 from attnlib.inspect.maps import AttentionMap, visible
-from attnlib.inspect.packing import halves, levels, packed, planes, rounded, wholes
+from attnlib.inspect.packing import halves, levels, packed, planes, rounded, script_json, wholes
 from attnlib.inspect.reading import Side
 from attnlib.inspect.steps import Steps
 from attnlib.inspect.tiled import TiledMap, tiles
 
 EXACT_CELLS = 1 << 21  # up to here every weight travels as float16: about 4 MiB before compression
 BYTE_CELLS = 1 << 22  # up to here as one byte; beyond, tiles
+LONG_BYTES = 1_850_000  # the page of a long text, beside its frame
+COARSEST = 64  # tiles along a side that are left at least when a page grows too long
 FINE_CELLS = 1 << 20  # up to here tiles have 255 levels, beyond 48, which compress well
 TILES = 256  # most tiles along one side of a long map
 
@@ -103,6 +105,7 @@ def exhibit_data(one: Exhibit, share: int = 1) -> dict[str, Any]:
         entry["scores"] = {} if one.report is None else _scores(one.report, m)
         entry |= _weights(m, side, exact) if isinstance(m, AttentionMap) else _tiled(m, 255 if fine else 48)
         entries.append(entry)
+    _fit(entries, one.maps, texts, LONG_BYTES // share, 255 if fine else 48)
     return {
         "name": visible(one.name, spaces=False),
         "groups": [{"label": label, "maps": members} for label, members in groups.items()],
@@ -140,14 +143,7 @@ def _weights(one: AttentionMap, side: int, exact: bool) -> dict[str, Any]:
 
 def _tiled(one: TiledMap, steps: int) -> dict[str, Any]:
     """Tiles as bytes; targets as keys and float16 weights, rows as float16."""
-    peaks = one.tiles.max(axis=(1, 2))
-    entry = {
-        "shape": list(one.tiles.shape),
-        "steps": list(one.steps),
-        "exact": False,
-        "peaks": rounded(peaks),
-        "data": levels(one.tiles, peaks, steps),
-    }
+    entry = _tiles(one, steps)
     if one.tops:
         entry["tops"] = {
             str(place): {
@@ -162,6 +158,25 @@ def _tiled(one: TiledMap, steps: int) -> dict[str, Any]:
         numbers = sorted(one.rows)
         entry["rows"] = {"numbers": numbers, "data": halves(np.stack([one.rows[number] for number in numbers]))}
     return entry
+
+
+def _tiles(one: TiledMap, steps: int) -> dict[str, Any]:
+    peaks = one.tiles.max(axis=(1, 2))
+    data = levels(one.tiles, peaks, steps)
+    shape = list(one.tiles.shape)
+    return {"shape": shape, "steps": list(one.steps), "exact": False, "peaks": rounded(peaks), "data": data}
+
+
+def _fit(entries: list[dict[str, Any]], maps: Sequence[Map], texts: _Texts, most: int, steps: int) -> None:
+    """Tiles doubled until the page of a long text is short enough: its targets and rows are what was asked for."""
+    tiled = {at: one for at, one in enumerate(maps) if isinstance(one, TiledMap)}
+    left = most - len(script_json([[*texts.numbers], texts.words])) if tiled else most
+    while tiled and sum(len(script_json(entries[at])) for at in tiled) > left:
+        if max(max(one.tiles.shape[1:]) for one in tiled.values()) < 2 * COARSEST:
+            return
+        tiled = {at: one.coarser() for at, one in tiled.items()}
+        for at, one in tiled.items():
+            entries[at] |= _tiles(one, steps)
 
 
 def _scores(report: HeadReport, one: Map) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +62,15 @@ class TiledMap:
         """As of an AttentionMap."""
         return place_of(self.name)
 
+    def coarser(self) -> TiledMap:
+        """The same with tiles twice as long on both sides: the mean of four."""
+        sizes = (len(self.query_tokens), len(self.key_tokens))
+        sums = self.tiles * counts(sizes, self.steps)
+        for axis in (1, 2):
+            sums = np.add.reduceat(sums, np.arange(0, sums.shape[axis], 2), axis=axis)
+        steps = (2 * self.steps[0], 2 * self.steps[1])
+        return replace(self, tiles=means(sums, sizes, steps), steps=steps)
+
     def overview(self) -> AttentionMap:
         """The tiles as a map, each named by its first token."""
         names = [tokens[::step] for tokens, step in zip((self.query_tokens, self.key_tokens), self.steps, strict=True)]
@@ -81,9 +90,15 @@ def tiles(weights: Array, rows: int, columns: int) -> Array:
 
 def means(sums: Array, sizes: Sequence[int], steps: Sequence[int]) -> Array:
     """Sums over tiles [H, R, C] as means: the last tiles are smaller."""
+    found: Array = sums / counts(sizes, steps)
+    return found
+
+
+def counts(sizes: Sequence[int], steps: Sequence[int]) -> NDArray[np.int64]:
+    """[R, C] how many cells each tile has."""
     starts = [np.arange(0, size, step) for size, step in zip(sizes, steps, strict=True)]
-    counts = [np.diff(np.append(s, size)) for s, size in zip(starts, sizes, strict=True)]
-    found: Array = sums / (counts[0][:, None] * counts[1][None, :])
+    rows, columns = (np.diff(np.append(s, size)) for s, size in zip(starts, sizes, strict=True))
+    found: NDArray[np.int64] = rows[:, None] * columns[None, :]
     return found
 
 

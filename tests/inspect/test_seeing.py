@@ -12,8 +12,8 @@ import torch
 from stacks_for_explanations import TREES, drawn
 
 from attnlib.errors import LayoutError, UsageError
-from attnlib.inspect import record, seeing
-from attnlib.inspect.exhibit import exhibit_data, words
+from attnlib.inspect import exhibit, record, seeing
+from attnlib.inspect.exhibit import Exhibit, exhibit_data, words
 from attnlib.inspect.figures import figures_of_map
 from attnlib.inspect.maps import AttentionMap
 from attnlib.inspect.page import Page
@@ -83,6 +83,26 @@ def test_a_long_text_carries_tiles_targets_and_rows_equal_to_the_whole_map(
         dense = figures_of_map(AttentionMap(one.name, w, one.query_tokens, one.key_tokens))
         for name, values in page.exhibits[0].figures[one.name].items():
             assert np.allclose(values, dense[name], atol=1e-5), name
+
+
+def test_coarser_tiles_are_means_of_means_by_their_sizes() -> None:
+    w = np.random.default_rng(1).random((2, 23, 31))
+    tokens = [[str(i) for i in range(n)] for n in w.shape[1:]]
+    one = TiledMap("x", tiles(w, 2, 3), (2, 3), *tokens, numbers=(0, 1))
+    assert np.allclose(one.coarser().tiles, tiles(w, 4, 6), atol=1e-6) and one.coarser().steps == (4, 6)
+
+
+def test_tiles_grow_until_a_long_page_is_short_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = np.random.default_rng(1).random((2, 700, 700))
+    tokens = [str(i) for i in range(700)]
+    one = Exhibit([TiledMap("decoder.0.self", tiles(w, 3, 3), (3, 3), tokens, tokens, (0, 1))])
+    whole = exhibit_data(one)["maps"][0]
+    assert whole["steps"] == [3, 3]
+    monkeypatch.setattr(exhibit, "LONG_BYTES", 60_000)
+    less = exhibit_data(one)["maps"][0]
+    assert less["steps"] == [6, 6] and len(less["data"]) < len(whole["data"]) / 3
+    monkeypatch.setattr(exhibit, "LONG_BYTES", 10)
+    assert exhibit_data(one)["maps"][0]["steps"] == [6, 6]  # half would be fewer than 64
 
 
 def test_a_long_text_keeps_no_map(monkeypatch: pytest.MonkeyPatch) -> None:
