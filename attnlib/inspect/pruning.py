@@ -30,7 +30,8 @@ def prune(model: Any, *, heads: Names = None, units: Mapping[str, Sequence[int]]
 
     heads: as `record` names them: "decoder.3.self.5", patterns, a number for that head of every attention. Heads that
     share keys and values go in equal numbers from each group, or whole groups. units: numbers by feed-forward
-    ("decoder.3.mlp"). Layers that become unlike are written as `blocks` with a `pattern`; d_head stays.
+    ("decoder.3.mlp"). Layers that become unlike are written as `blocks` with a `pattern`; d_head stays; a learned bias by
+    distance that a stack shared becomes one of each layer.
     Raises UsageError where something is not there, where nothing would be left, and for parts that cannot lose heads.
     """
     if model.spec is None:

@@ -141,3 +141,29 @@ def test_what_cannot_be_pruned_is_one_line(runs: dict[str, Path], capsys: Captur
     assert "has one token" in refused(capsys, "prune", gpt, "--text", "a")
     assert "positions end at 40" in refused(capsys, "prune", runs["bert"], "--text", "a" * 41)
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_what_carries_a_name_on_a_real_model(shared_models: Path, capsys: Capture, tmp_path: Path) -> None:
+    stories, park = shared_models / "stories15m", "Tom and Ben went to the park."
+    texts = ("--clean", f"{park} Tom gave a ball to", "--corrupt", f"{park} Ben gave a ball to", "--answer", "Ben/Tom")
+    tree = json.loads(told(capsys, "patch", stories, *texts, "--json"))
+    assert tree["clean"] > 1 and tree["corrupt"] < -1
+    name, end = 9, len(tree["sides"][0]["clean"]) - 1
+    way = tree["clean"] - tree["corrupt"]
+    at = {one["site"]: [(value - tree["corrupt"]) / way for value in one["values"]] for one in tree["sites"]}
+    assert at["decoder.0.out"][name] > 0.9 and at["decoder.5.out"][end] == pytest.approx(1, abs=1e-4)
+    moved = json.loads(told(capsys, "patch", stories, *texts, "--heads", "--json"))
+    heads = {one["site"]: one["values"][end] for one in moved["sites"]}
+    mover = max(heads, key=heads.__getitem__)  # the head that takes the name to the end
+    ask = (stories, f"{park} Tom gave a ball to", "--target", "next=Ben/Tom")
+    seen = json.loads(told(capsys, "lens", *ask, "--top-k", "1", "--json"))
+    assert seen["sites"][-1]["targets"][0]["rank"] < seen["sites"][0]["targets"][0]["rank"]
+    (shares,) = json.loads(told(capsys, "lens", *ask, "--attribution", "--json"))["targets"]
+    assert sum(shares["parts"].values()) == pytest.approx(shares["logit"], abs=1e-5)
+    layer, head = mover.split(".")[1], mover.split(".")[-1]
+    less = tmp_path / "less"
+    made = json.loads(told(capsys, "prune", stories, "--heads", f"{layer}.{head}", "--out", less, "--json"))
+    assert made["parameters"][0] - made["parameters"][1] == 4 * 48 * 288
+    (after,) = json.loads(told(capsys, "lens", less, *ask[1:], "--attribution", "--json"))["targets"]
+    assert after["logit"] < shares["logit"] - 1  # without it the name is lost
