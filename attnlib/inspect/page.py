@@ -19,8 +19,8 @@ from attnlib.inspect.packing import digest, script_json
 __all__ = ["AttentionMap", "Page", "attention_page", "write_attention_page"]
 
 _SCRIPTS = (
-    "data.js", "rows.js", "grid.js", "head.js", "lens.js", "words.js", "text.js", "lines.js", "matrix.js", "cross.js",
-    "writing.js", "report.js", "compare.js", "views.js", "app.js",
+    "data.js", "rows.js", "grid.js", "head.js", "draw.js", "lens.js", "words.js", "text.js", "lines.js", "matrix.js",
+    "cross.js", "writing.js", "report.js", "compare.js", "views.js", "app.js",
 )  # fmt: skip
 _HEIGHT = 720  # of the frame in a notebook, in CSS pixels
 

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import zlib
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,12 @@ def test_the_policy_names_the_style_and_the_script_by_their_hash() -> None:
         inside = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
         assert len(inside) == 1
         assert f"{tag}-src {digest(inside[0])}" in text
+
+
+def test_every_script_of_the_page_is_on_it() -> None:
+    text = attention_page(some_maps(1, 1), title="t")
+    scripts = [one for one in (resources.files("attnlib.inspect") / "web").iterdir() if one.name.endswith(".js")]
+    assert len(scripts) > 10 and all(one.read_text(encoding="utf-8") in text for one in scripts)
 
 
 def test_tokens_and_titles_cannot_break_out() -> None:

@@ -29,7 +29,7 @@ async function showCompare() {
   pair.group = Math.min(pair.group, groups.length - 1);
   const { maps } = groups[pair.group];
   pair.layer = Math.min(pair.layer, maps.length - 1);
-  await Promise.all(maps.flat().map(weights));
+  await Promise.all(maps.flat().map(ready));
   const same = alike(maps[0]);
   $("pair-group").replaceChildren(...groups.map((group, g) => make("option", { value: g, textContent: group.label })));
   $("pair-group").value = pair.group;

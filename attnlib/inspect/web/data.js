@@ -16,8 +16,13 @@ function weights(map) {
   return map.values;
 }
 
+function bytesOf(text) {
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
 async function inflate(text) {
-  const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+  const bytes = Uint8Array.fromBase64?.(text) ?? bytesOf(atob(text));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
@@ -38,17 +43,25 @@ async function unpack(map) {
   const raw = await inflate(map.data), [, rows, columns] = map.shape, cells = rows * columns;
   if (map.exact) map.decoded = halvesOf(raw);
   else {
+    map.raw = raw;
     map.decoded = new Float32Array(raw.length);
     for (let i = 0; i < raw.length; i++) map.decoded[i] = map.peaks[i / cells | 0] * (raw[i] / 255) ** 2;
   }
-  for (const top of Object.values(map.tops ?? {})) {
-    top.keys = wholesOf(await inflate(top.keys));
-    top.weights = halvesOf(await inflate(top.weights));
-    top.rest = halvesOf(await inflate(top.rest));
-  }
-  if (map.rows) map.rows.data = halvesOf(await inflate(map.rows.data));
   map.data = null;
   return map.decoded;
+}
+
+// The weights and all that a long text brought beside them: targets of some heads, rows in full.
+function ready(map) {
+  map.whole ??= (async () => {
+    for (const top of Object.values(map.tops ?? {})) {
+      const [keys, parts, rest] = await Promise.all([inflate(top.keys), inflate(top.weights), inflate(top.rest)]);
+      Object.assign(top, { keys: wholesOf(keys), weights: halvesOf(parts), rest: halvesOf(rest) });
+    }
+    if (map.rows) map.rows.data = halvesOf(await inflate(map.rows.data));
+    return weights(map);
+  })();
+  return map.whole;
 }
 
 const headOf = (map, h) => map.decoded.subarray(h * map.shape[1] * map.shape[2], (h + 1) * map.shape[1] * map.shape[2]);
@@ -83,7 +96,10 @@ function paint(map, h) {
   const [, rows, columns] = map.shape, values = headOf(map, h), top = ceiling(map, h), ramp = words32[look.theme];
   const canvas = make("canvas", { width: columns, height: rows }), context = canvas.getContext("2d");
   const image = context.createImageData(columns, rows), pixels = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < values.length; i++) pixels[i] = ramp[level(values[i], top)];
+  if (map.raw) {  // 256 weights, and a colour for each
+    const colours = Uint32Array.from({ length: 256 }, (_, b) => ramp[level(map.peaks[h] * (b / 255) ** 2, top)]), from = h * values.length;
+    for (let i = 0; i < values.length; i++) pixels[i] = colours[map.raw[from + i]];
+  } else for (let i = 0; i < values.length; i++) pixels[i] = ramp[level(values[i], top)];
   context.putImageData(image, 0, 0);
   return canvas;
 }

@@ -7,7 +7,7 @@ const lensMaps = (group = lens.group) => {
 };
 const lensHeads = (group = lens.group) => lensMaps(group).flatMap(map =>
   typeof lens.head === "number" ? [[map, Math.min(lens.head, map.shape[0] - 1)]] : Array.from({ length: map.shape[0] }, (_, h) => [map, h]));
-const lensReady = (group = lens.group) => Promise.all(lensMaps(group).map(weights));
+const lensReady = (group = lens.group) => Promise.all(lensMaps(group).map(ready));
 const lensTexts = (group = lens.group) => page.maps[page.groups[group].maps[0]].texts;
 
 function lensName(group = lens.group) {
