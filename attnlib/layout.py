@@ -259,7 +259,7 @@ class Layout:
             self, positions=self.positions.to(device), segments=moved[0], tags=moved[1], encoded_at=moved[2], memo={}
         )
 
-    def coordinates(self, side: str, columns: slice = slice(None), heads: int | tuple[int, ...] = 1) -> Coordinates:
+    def coordinates(self, side: str, columns: slice | Tensor = slice(None), heads: int | tuple[int, ...] = 1) -> Coordinates:
         """Broadcastable coordinates: "q" gives [B|1, 1, T, 1], "k" gives [B|1, 1, 1, T]; head is [1, H, 1, 1].
 
         heads: how many, or which.
@@ -278,7 +278,9 @@ class Layout:
         head = torch.tensor([*named], device=self.device).view(1, -1, 1, 1)
         return Coordinates(lay(self.positions), lay(self.segments), index, row, head, lay(self.tags))
 
-    def tokens_in(self, columns: slice) -> int:
+    def tokens_in(self, columns: slice | Tensor) -> int:
+        if isinstance(columns, Tensor):
+            return columns.shape[0]
         return len(range(*columns.indices(self.tokens)))
 
 

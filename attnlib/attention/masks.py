@@ -65,10 +65,6 @@ class Mask(Spec, slot="mask"):
         found = self.reach(Span(q[0], q[-1]), Span(k[0], k[-1]))
         return "all" if found.all else "some" if found.some else "none"
 
-    def by_head(self) -> bool:
-        """Whether heads may see unlike."""
-        return False
-
     def in_layer(self, layer: int) -> Mask:
         """The mask of layer number `layer` (from 0); itself unless layers see unlike."""
         return self
@@ -260,9 +256,6 @@ class AllOf(Mask, kind="all"):
         held = [m.reach(q, k) for m in self.masks]
         return Reach(reduce(and_, (r.some for r in held)), reduce(and_, (r.all for r in held)))
 
-    def by_head(self) -> bool:
-        return any(m.by_head() for m in self.masks)
-
     def in_layer(self, layer: int) -> Mask:
         return _in_layer(self, layer)
 
@@ -286,9 +279,6 @@ class AnyOf(Mask, kind="any"):
         held = [m.reach(q, k) for m in self.masks]
         return Reach(reduce(or_, (r.some for r in held)), reduce(or_, (r.all for r in held)))
 
-    def by_head(self) -> bool:
-        return any(m.by_head() for m in self.masks)
-
     def in_layer(self, layer: int) -> Mask:
         return _in_layer(self, layer)
 
@@ -311,9 +301,6 @@ class Not(Mask, kind="not"):
         found = self.mask.reach(q, k)
         return Reach(found.all ^ True, found.some ^ True)
 
-    def by_head(self) -> bool:
-        return self.mask.by_head()
-
     def in_layer(self, layer: int) -> Mask:
         inner = self.mask.in_layer(layer)
         return self if inner is self.mask else Not(mask=inner)
@@ -333,9 +320,6 @@ class Given(Mask):
 
     def __eq__(self, other: object) -> bool:
         return self is other  # the same tensor may hold something else by then
-
-    def by_head(self) -> bool:
-        return self._table.shape[1] > 1
 
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         batch, heads = self._table.shape[:2]
@@ -373,6 +357,12 @@ def terms(mask: Mask) -> Terms:
             case _:
                 rest.append(part)
     return Terms(before, after, None if not rest else rest[0] if len(rest) == 1 else AllOf(masks=tuple(rest)))
+
+
+def by_head(mask: Mask, device: torch.device | str = "cpu") -> bool:
+    """Whether it may treat heads unlike; told by the shape of its answer, whatever it is made of."""
+    one = Layout.dense(1, 1, device=device)
+    return mask.visible(one.coordinates("q", heads=2), one.coordinates("k", heads=2)).shape[1] > 1
 
 
 def picture(mask: Mask, queries: int, keys: int | None = None) -> str:

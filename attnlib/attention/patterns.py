@@ -133,9 +133,6 @@ class DilatedSegments(Mask, kind="dilated_segments"):
     def positional(self) -> bool:
         return True
 
-    def by_head(self) -> bool:
-        return max(self.rates) > 1
-
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         found: Tensor | None = None
         for length, rate in zip(self.lengths, self.rates):
@@ -167,9 +164,6 @@ class ByHead(Mask, kind="by_head"):
 
     def positional(self) -> bool:
         return all(m.positional() for m in self.masks)
-
-    def by_head(self) -> bool:
-        return True
 
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         found = self.masks[0].visible(q, k)

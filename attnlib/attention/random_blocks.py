@@ -38,9 +38,6 @@ class RandomBlocks(Mask, kind="random_blocks"):
     def positional(self) -> bool:
         return True
 
-    def by_head(self) -> bool:
-        return True
-
     def in_layer(self, layer: int) -> Mask:
         return self if self.layer is not None else self.replace(layer=layer)
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from attnlib.attention.masks import Mask, Terms, terms
 from attnlib.layout import Coordinates, Layout
 
+Columns = slice | Tensor  # some columns of a batch: a run of them, or their numbers
+
 
 class Visibility:
     """Which key every query sees. Lowered forms of interned layouts live as long as the layout, others one forward.
@@ -63,11 +65,11 @@ class Visibility:
             self._causal = square and whole and bounds.causal and bounds.rest is None
         return self._causal
 
-    def dense(self, rows: slice = slice(None), keys: slice = slice(None)) -> Tensor | None:
+    def dense(self, rows: slice = slice(None), keys: Columns = slice(None)) -> Tensor | None:
         """[B|1, H|1, Q, K] bool of the queries in `rows` and the keys in `keys`; None = all seen."""
         if self.unmasked:
             return None
-        whole = rows == slice(None) and keys == slice(None)
+        whole = rows == slice(None) and isinstance(keys, slice) and keys == slice(None)
         if not whole:
             return self._lower(rows, keys)
         return self.once("dense", lambda: self._lower(rows, keys))  # type: ignore[no-any-return]
@@ -90,12 +92,12 @@ class Visibility:
                 self.memo[key] = make()
         return self.memo[key]
 
-    def coordinates(self, rows: slice, keys: slice) -> tuple[Coordinates, Coordinates]:
+    def coordinates(self, rows: slice, keys: Columns) -> tuple[Coordinates, Coordinates]:
         """Of the queries `rows` and the keys `keys`, and of all heads or those that alone are looked at."""
         heads = self.heads if self.only is None else self.only
         return self.q.coordinates("q", rows, heads), self.k.coordinates("k", keys, heads)
 
-    def _lower(self, rows: slice, keys: slice) -> Tensor:
+    def _lower(self, rows: slice, keys: Columns) -> Tensor:
         q, k = self.coordinates(rows, keys)
         seen = self.mask.visible(q, k)
         if self.q.segments is not None or self.k.segments is not None:

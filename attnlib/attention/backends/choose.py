@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from attnlib.attention.backends import chunked, flex, matmul, reference, sdpa, varlen
+from attnlib.attention.backends import chunked, flex, matmul, reference, sdpa, tiles, varlen
 from attnlib.attention.backends.protocol import AttentionCall, Backend
 from attnlib.errors import BackendError, nearest
 
-__all__ = ["backend_named", "choose", "chunked", "flex", "matmul", "reference", "refusals", "sdpa", "varlen"]
+__all__ = ["backend_named", "choose", "chunked", "flex", "matmul", "reference", "refusals", "sdpa", "tiles", "varlen"]
 
 
 def backend_named(name: str) -> Backend:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attnlib.attention.backends.protocol import AttentionCall, Backend
 from attnlib.attention.backends.reference import Bound, exact, group, mix, normalise, products, ungroup
+from attnlib.attention.visibility import Columns
 
 
 class Chunked(Backend):
@@ -33,29 +34,31 @@ class Chunked(Backend):
         return q.shape[2] * k.shape[2] >= self.crossover
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
-        blocks = _Blocks(call, q, k, self.tile)
-        with exact(q.device):
-            if torch.compiler.is_compiling():
-                return _traced(blocks, q, k, v)
-            flat = [tensor for tensors in blocks.bound for tensor in tensors]
-            return _RowBlocks.apply(blocks, q, k, v, *flat, *call.rule.normaliser.parameters())  # type: ignore[no-any-return, no-untyped-call]
+        size = max(16, min(128, self.tile // max(k.shape[2], 1)))
+        rows = [slice(first, min(first + size, q.shape[2])) for first in range(0, q.shape[2], size)]
+        return RowBlocks(call, q, k, [(part, call.visibility.keys_of(part)) for part in rows]).run(q, k, v)
 
 
-class _Blocks:
-    """How one call is cut, and what each block needs again in the backward."""
+class RowBlocks:
+    """How one call is cut, blocks of rows and the columns each looks at, and what a block needs again in the backward."""
 
-    def __init__(self, call: AttentionCall, q: Tensor, k: Tensor, tile: int) -> None:
-        self.call, self.queries = call, q.shape[2]
+    def __init__(self, call: AttentionCall, q: Tensor, k: Tensor, blocks: Sequence[tuple[slice, Columns]]) -> None:
+        self.call, self.blocks = call, blocks
         self.bound: Bound = call.bind(q, k)
-        self.rows = max(16, min(128, tile // max(k.shape[2], 1)))
         self.seed = int(torch.randint(2**62, ())) if call.dropout else 0
 
-    def __iter__(self) -> Iterator[tuple[slice, slice]]:
-        for first in range(0, self.queries, self.rows):
-            rows = slice(first, min(first + self.rows, self.queries))
-            yield rows, self.call.visibility.keys_of(rows)
+    def __iter__(self) -> Iterator[tuple[slice, Columns]]:
+        return iter(self.blocks)
 
-    def weights(self, scores: Tensor, bound: Bound, rows: slice, keys: slice) -> Tensor:
+    def run(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """[B, H, Q, Dv]."""
+        with exact(q.device):
+            if torch.compiler.is_compiling():
+                return _traced(self, q, k, v)
+            flat = [tensor for tensors in self.bound for tensor in tensors]
+            return _RowBlocks.apply(self, q, k, v, *flat, *self.call.rule.normaliser.parameters())  # type: ignore[no-any-return, no-untyped-call]
+
+    def weights(self, scores: Tensor, bound: Bound, rows: slice, keys: Columns) -> Tensor:
         """Weights of a block after dropout, the same draw whenever asked."""
         found = normalise(scores, self.call, bound, rows, keys)
         if not self.call.dropout:
@@ -69,7 +72,7 @@ class _RowBlocks(torch.autograd.Function):
     """Saves q, k, v and the tensors of the terms; a block's weights exist only while it is worked on."""
 
     @staticmethod
-    def forward(ctx: Any, blocks: _Blocks, q: Tensor, k: Tensor, v: Tensor, *others: Tensor) -> Tensor:
+    def forward(ctx: Any, blocks: RowBlocks, q: Tensor, k: Tensor, v: Tensor, *others: Tensor) -> Tensor:
         out = v.new_zeros(*q.shape[:3], v.shape[3])
         for rows, keys in blocks:
             scores = products(q[:, :, rows], k[:, :, keys], blocks.call.rule.scale)
@@ -81,7 +84,7 @@ class _RowBlocks(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        blocks: _Blocks = ctx.blocks
+        blocks: RowBlocks = ctx.blocks
         q, k, v, *others = ctx.saved_tensors
         count = sum(map(len, blocks.bound))
         leaves = [t.detach().requires_grad_(t.requires_grad) for t in others[:count]]
@@ -104,14 +107,14 @@ class _RowBlocks(torch.autograd.Function):
 
 
 def _block_backward(
-    blocks: _Blocks,
+    blocks: RowBlocks,
     inputs: tuple[Tensor, Tensor, Tensor, Tensor],
     grads: tuple[Tensor, Tensor, Tensor],
     bound: Bound,
     wanted: list[Tensor],
     sums: list[Tensor],
     rows: slice,
-    keys: slice,
+    keys: Columns,
 ) -> None:
     """Adds what one block of queries gives to the gradients; key sides are added in place, once a block."""
     q, k, v, grad = inputs
@@ -130,14 +133,22 @@ def _block_backward(
     d_scores = group(found[0], groups)
     dq[:, :, rows] = ungroup((d_scores @ k_part.to(dtype)).mul_(scale), q.shape[1])
     turned = d_scores.flatten(0, 1).transpose(-1, -2)  # [B*G, K, H/G * Q]
-    dk[:, keys].baddbmm_(turned, group(q_rows, groups).flatten(0, 1).to(dtype), alpha=scale)
-    dv[:, keys].baddbmm_(group(probabilities.detach(), groups).flatten(0, 1).transpose(-1, -2), d_grouped.flatten(0, 1))
+    _add(dk, keys, turned, group(q_rows, groups).flatten(0, 1).to(dtype), scale)
+    _add(dv, keys, group(probabilities.detach(), groups).flatten(0, 1).transpose(-1, -2), d_grouped.flatten(0, 1))
 
 
-def _traced(blocks: _Blocks, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _add(total: Tensor, keys: Columns, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
+    """total[:, keys] += scale * a @ b, in place."""
+    if isinstance(keys, slice):
+        total[:, keys].baddbmm_(a, b, alpha=scale)
+    else:
+        total.index_add_(1, keys, a @ b, alpha=scale)
+
+
+def _traced(blocks: RowBlocks, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The same blocks under torch's own checkpointing, which a tracer understands."""
 
-    def block(rows: slice, keys: slice, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def block(rows: slice, keys: Columns, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = products(q[:, :, rows], k[:, :, keys], blocks.call.rule.scale)
         return mix(blocks.weights(scores, blocks.bound, rows, keys), v[:, :, keys])
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attnlib.attention.biases import ScoreTerm
 from attnlib.attention.scores import ScoreRule
-from attnlib.attention.visibility import Visibility
+from attnlib.attention.visibility import Columns, Visibility
 
 
 class AttentionCall:
@@ -36,7 +36,9 @@ class AttentionCall:
         """The tensors of every term, projected once for the whole call."""
         return [term.tensors(q, k) for term in self.terms]
 
-    def added(self, bound: list[tuple[Tensor, ...]], rows: slice = slice(None), keys: slice = slice(None)) -> Tensor | None:
+    def added(
+        self, bound: list[tuple[Tensor, ...]], rows: slice = slice(None), keys: Columns = slice(None)
+    ) -> Tensor | None:
         """[B|1, H|1, Q, K] the sum of the terms in a tile; None without terms."""
         total: Tensor | None = None
         for term, tensors in zip(self.terms, bound):
@@ -93,10 +95,10 @@ class Backend:
 _known: dict[str, Backend] = {}
 
 
-def _tile(term: ScoreTerm, tensors: tuple[Tensor, ...], sight: Visibility, rows: slice, keys: slice) -> Tensor:
+def _tile(term: ScoreTerm, tensors: tuple[Tensor, ...], sight: Visibility, rows: slice, keys: Columns) -> Tensor:
     q, k = sight.q, sight.k
     qc, kc = sight.coordinates(rows, keys)
-    if not (term.relative and q.is_dense and k.is_dense):
+    if not (term.relative and q.is_dense and k.is_dense and isinstance(keys, slice)):
         return term.score(tensors, qc, kc)
     # distances only: Q + K - 1 values, laid out along the diagonals
     queries, keys_in = qc.position.shape[2], kc.position.shape[3]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from attnlib.attention.backends.protocol import AttentionCall, Backend
 from attnlib.attention.scores import Softmax
-from attnlib.attention.visibility import Visibility
+from attnlib.attention.visibility import Columns, Visibility
 
 Bound = list[tuple[Tensor, ...]]
 
@@ -21,7 +21,7 @@ def weights(
     call: AttentionCall,
     bound: Bound | None = None,
     rows: slice = slice(None),
-    keys: slice = slice(None),
+    keys: Columns = slice(None),
 ) -> Tensor:
     """[B, H, Q, K] attention weights before dropout, of the queries `rows` over the keys `keys`; at least fp32.
 
@@ -38,7 +38,7 @@ def products(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return ungroup((group(q, k.shape[1]).to(dtype) * scale) @ k.to(dtype).transpose(-1, -2), q.shape[1])
 
 
-def normalise(scores: Tensor, call: AttentionCall, bound: Bound, rows: slice, keys: slice) -> Tensor:
+def normalise(scores: Tensor, call: AttentionCall, bound: Bound, rows: slice, keys: Columns) -> Tensor:
     """Scaled products of a tile [B, H, Q, K] -> its weights: terms, softcap, mask, normaliser."""
     added = call.added(bound, rows, keys)
     if added is not None:
@@ -50,8 +50,9 @@ def normalise(scores: Tensor, call: AttentionCall, bound: Bound, rows: slice, ke
     if call.rule.softcap is not None:
         scores = call.rule.softcap * torch.tanh(scores / call.rule.softcap)
     if never is None and type(call.rule.normaliser) is Softmax and not scores.requires_grad:
-        edges = None if torch.compiler.is_compiling() else call.visibility.edges_of(rows, keys)
-        if edges is not None:
+        whole = isinstance(keys, slice) and not torch.compiler.is_compiling()
+        edges = call.visibility.edges_of(rows, keys) if whole and isinstance(keys, slice) else None
+        if edges is not None and isinstance(keys, slice):
             return _within(scores, call.visibility, rows, keys, edges)
     visible = call.visibility.dense(rows, keys)
     if never is not None:

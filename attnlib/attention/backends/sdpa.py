@@ -30,9 +30,9 @@ class SDPA(Backend):
         sight = call.visibility
         if not call.terms:
             if sight.unmasked:
-                return _sdpa(q, k, v, None, call)
+                return fused(q, k, v, None, call)
             if sight.is_causal:
-                return _sdpa(q, k, v, None, call, causal=True)
+                return fused(q, k, v, None, call, causal=True)
         bias, seen = call.bias(q, k), sight.dense()
         blind = None
         if q.is_cuda and seen is not None:  # fused CUDA kernels may give NaN where a row sees nothing
@@ -50,11 +50,12 @@ class SDPA(Backend):
         if q.is_cuda and bias is not None and mask is not None and not all(term.bounded for term in call.terms):
             blind = (mask == -torch.inf).all(-1, keepdim=True)
             mask = mask.masked_fill(blind, 0.0)
-        out = _sdpa(q, k, v, mask, call)
+        out = fused(q, k, v, mask, call)
         return out if blind is None else out.masked_fill(blind, 0.0)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, call: AttentionCall, causal: bool = False) -> Tensor:
+def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, call: AttentionCall, causal: bool = False) -> Tensor:
+    """torch's kernel with the scale and dropout of a call; the call's mask and terms are not looked at."""
     width, grouped = v.shape[3], q.shape[1] != k.shape[1]
     if width != q.shape[3]:  # kernels want one width: a padded value is far faster than the unfused path
         wide = max(width, q.shape[3])
