@@ -65,6 +65,11 @@ class Mask(Spec, slot="mask"):
         found = self.reach(Span(q[0], q[-1]), Span(k[0], k[-1]))
         return "all" if found.all else "some" if found.some else "none"
 
+    def by_head(self, device: torch.device | str = "cpu") -> bool:
+        """Whether it may treat heads unlike; told by the shape of its answer, whatever it is made of."""
+        one = Layout.dense(1, 1, device=device)
+        return self.visible(one.coordinates("q", heads=2), one.coordinates("k", heads=2)).shape[1] > 1
+
     def in_layer(self, layer: int) -> Mask:
         """The mask of layer number `layer` (from 0); itself unless layers see unlike."""
         return self
@@ -357,12 +362,6 @@ def terms(mask: Mask) -> Terms:
             case _:
                 rest.append(part)
     return Terms(before, after, None if not rest else rest[0] if len(rest) == 1 else AllOf(masks=tuple(rest)))
-
-
-def by_head(mask: Mask, device: torch.device | str = "cpu") -> bool:
-    """Whether it may treat heads unlike; told by the shape of its answer, whatever it is made of."""
-    one = Layout.dense(1, 1, device=device)
-    return mask.visible(one.coordinates("q", heads=2), one.coordinates("k", heads=2)).shape[1] > 1
 
 
 def picture(mask: Mask, queries: int, keys: int | None = None) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnlib.attention.masks import Span, by_head
+from attnlib.attention.masks import Span
 from attnlib.attention.visibility import Visibility
 from attnlib.layout import Coordinates, Layout
 
@@ -75,7 +75,7 @@ def _cost(sight: Visibility, starts: tuple[int, int], tokens: tuple[int, int]) -
     for start, n, size, shape in zip(starts, tokens, (64, 64), ((-1, 1), (1, -1))):
         first = torch.arange(start, start + n, size, device="cpu")
         last = (first + size - 1).clamp(max=start + n - 1)
-        head = torch.arange(sight.heads, device="cpu").view(-1, 1, 1) if by_head(sight.mask) else None
+        head = torch.arange(sight.heads, device="cpu").view(-1, 1, 1) if sight.mask.by_head() else None
         # tags are few: what they add is not counted
         sides.append(Span(first.view(shape), last.view(shape), torch.zeros(1, 1, dtype=torch.long, device="cpu"), head))
     some = torch.as_tensor(sight.mask.reach(*sides).some, device="cpu")
@@ -118,7 +118,7 @@ def _grid(sight: Visibility, rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """[P, H|1, Q / rows, K / columns] bool twice: blocks where something may be seen, and where all is; P = B or 1."""
     q, k = _blocks(sight.q, rows, "q"), _blocks(sight.k, columns, "k")
     device = sight.q.device
-    heads = torch.arange(sight.heads, device=device).view(-1, 1, 1) if by_head(sight.mask, device) else None
+    heads = torch.arange(sight.heads, device=device).view(-1, 1, 1) if sight.mask.by_head(device) else None
     found = sight.mask.reach(q.span._replace(head=heads), k.span._replace(head=heads))
     meet = (q.segments[1] >= k.segments[0]) & (k.segments[1] >= q.segments[0]) & q.real[0] & k.real[0]
     one = (q.segments[0] == q.segments[1]) & (k.segments[0] == k.segments[1]) & (q.segments[0] == k.segments[0])
@@ -145,7 +145,7 @@ def _best_rows(sight: Visibility) -> int:
 def _tiling(sight: Visibility, groups: int) -> Tiling:
     rows = _best_rows(sight)
     some, every = _grid(sight, rows, COLUMNS)
-    sieve = _Sieve(sight, rows, (some.shape[0], min(some.shape[1], groups)), groups, by_head(sight.mask, sight.q.device))
+    sieve = _Sieve(sight, rows, (some.shape[0], min(some.shape[1], groups)), groups, sight.mask.by_head(sight.q.device))
     if some.shape[1] > 1:
         some = some.unflatten(1, (groups, -1)).any(2)
         every = every.unflatten(1, (groups, -1)).all(2)

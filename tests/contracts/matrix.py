@@ -14,7 +14,6 @@ from torch import Tensor
 from attnlib.attention.backends.choose import backend_named
 from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.biases import ScoreTerm
-from attnlib.attention.masks import by_head
 from attnlib.attention.scores import ScoreRule
 from attnlib.attention.visibility import Visibility
 
@@ -147,7 +146,7 @@ def run_cells(
     lines, wrong, met, computed = refusal_lines(more_refusals) + refusal_lines(), [], set(), 0
     where = LAYOUTS[layout]()
     seen = {
-        name: oracle.visible(case.sees, where.queries, where.keys, HEADS if by_head(case.mask) else 1)
+        name: oracle.visible(case.sees, where.queries, where.keys, HEADS if case.mask.by_head() else 1)
         for name, case in masks.items()
     }
     for number, cell in enumerate(cells([*masks], layout, terms, rules)):
