@@ -136,11 +136,13 @@ def _opened(args: argparse.Namespace, model: str, text: str) -> tuple[Loaded, st
     return loaded, source, reads | {"layers": chosen}
 
 
-def _attentions(model: object, paths: str, layers: set[int] | None, given: str | None) -> list[str]:
-    """The paths of the attentions that --paths and --layers name."""
+def _attentions(model: object, paths: str, layers: set[int] | None, given: str | None) -> list[str] | None:
+    """The paths of the attentions that --paths and --layers name; None = all."""
     from attnlib.errors import UsageError
     from attnlib.inspect.choice import choose
 
+    if paths == "*" and layers is None:
+        return None
     found = [one.path for one in choose(model, paths) if layers is None or one.layer in layers]  # type: ignore[arg-type]
     if not found:
         raise UsageError("--layers", f"{given} are not among the model's", "wish numbers from 0")

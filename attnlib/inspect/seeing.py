@@ -63,7 +63,8 @@ def see(
     reading, first = read_on(model, tokenizer, text, write, written)
     chosen = choose(model, layers)
     with evaluating(model):
-        maps, figures = _recorded(model, reading, chosen, exact, rows)
+        asked = None if layers is None else [one.path for one in chosen]  # else what has no weights is left out
+        maps, figures = _recorded(model, reading, chosen, asked, exact, rows)
         steps = _steps(model, reading, tokenizer, first)
         short = all(isinstance(one, AttentionMap) for one in maps)
         report = head_report(model, [reading], layers=[one.name for one in maps]) if short else None
@@ -146,33 +147,37 @@ def sides_of(reading: Reading, one: Chosen) -> tuple[Side, Side]:
 
 
 def _recorded(
-    model: Any, reading: Reading, chosen: list[Chosen], exact: Sequence[str], rows: Sequence[int]
+    model: Any, reading: Reading, chosen: list[Chosen], asked: Names, exact: Sequence[str], rows: Sequence[int]
 ) -> tuple[list[Map], dict[str, Any]]:
     """The maps, dense or tiled, and the figures of their heads."""
     sizes = [(heads_of(one.mixer), *map(len, sides_of(reading, one))) for one in chosen]
-    paths = [one.path for one in chosen]
-    wished = {one.path: one.heads or () for one in choose(model, paths, exact)} if exact else {}
+    wished = {one.path: one.heads or () for one in choose(model, [one.path for one in chosen], exact)} if exact else {}
     longest = max(q for _, q, _ in sizes)
     if any(isinstance(row, bool) or not 0 <= row < longest for row in rows):
         raise UsageError("rows", f"are {list(rows)!r:.40}", f"must lie in 0..{longest - 1}")
     if sum(h * q * k for h, q, k in sizes) <= BYTE_CELLS:
-        with record(model, layers=paths) as seen:
+        with record(model, layers=asked) as seen:
             _forward(model, reading, head=False)
         source = None if reading.source is None else reading.source.tokens
         maps = seen.maps(reading.text.tokens, source)
         return list(maps), {one.name: figures_of_map(one) for one in maps}
-    return _tiled(model, reading, chosen, wished, rows)
+    return _tiled(model, reading, chosen, asked, wished, rows)
 
 
 def _tiled(
-    model: Any, reading: Reading, chosen: list[Chosen], exact: dict[str, tuple[int, ...]], rows: Sequence[int]
+    model: Any,
+    reading: Reading,
+    chosen: list[Chosen],
+    layers: Names,
+    exact: dict[str, tuple[int, ...]],
+    rows: Sequence[int],
 ) -> tuple[list[Map], dict[str, Any]]:
     side = min(SIDE, int((TILE_CELLS / sum(heads_of(one.mixer) for one in chosen)) ** 0.5))
     step = {one.name: step_of(len(one), side) for one in reading.sides}
     spans = {one.name: tile_spans(len(one), step[one.name]) for one in reading.sides}
-    asked = replace(ASKED, top=TARGETS, spans=spans["text"], source_spans=spans.get("source"))
-    paths, some = [one.path for one in chosen], list(rows) or None
-    with record(model, layers=paths, weights=some is not None, rows=some, summaries=asked) as seen:
+    summed = replace(ASKED, top=TARGETS, spans=spans["text"], source_spans=spans.get("source"))
+    some = list(rows) or None
+    with record(model, layers=layers, weights=some is not None, rows=some, summaries=summed) as seen:
         _forward(model, reading, head=False)
     maps: list[Map] = []
     figures = {}

@@ -105,6 +105,19 @@ def test_tiles_grow_until_a_long_page_is_short_enough(monkeypatch: pytest.Monkey
     assert exhibit_data(one)["maps"][0]["steps"] == [6, 6]  # half would be fewer than 64
 
 
+def test_what_has_no_weights_is_left_out_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = TREES["decoder"] | {"vocab_size": TOKENIZER.vocab_size, "embedding": {"position": "sinusoidal"}}
+    block = tree["stack"]["block"]
+    blocks = {"softmax": block, "delta": block | {"attention": {"kind": "delta", "num_heads": 3}}}
+    tree["stack"] = {"num_layers": 2, "final_norm": "rms", "blocks": blocks, "pattern": ["delta", "softmax"]}
+    model = drawn(tree).float()
+    assert [one.name for one in see(model, TEXT, tokenizer=TOKENIZER).exhibits[0].maps] == ["decoder.1.self"]
+    with pytest.raises(UsageError, match=r"decoder.0.self: .*wish attention that has weights"):
+        see(model, TEXT, tokenizer=TOKENIZER, layers=0)
+    monkeypatch.setattr(seeing, "BYTE_CELLS", 100)
+    assert [one.name for one in see(model, TEXT, tokenizer=TOKENIZER).exhibits[0].maps] == ["decoder.1.self"]
+
+
 def test_a_long_text_keeps_no_map(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
     real = seeing.record
