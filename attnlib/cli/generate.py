@@ -27,9 +27,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from attnlib.generate.defaults import choose
     from attnlib.generate.prompts import is_kind
+    from attnlib.generate.sources import reads
 
     given = given_choices(args)
     loaded = open_model(args)
+    reads(loaded.model)
     prompt = read_input(args.prompt)
     if is_kind(loaded.model, "encoder"):
         _fill(loaded, prompt, given)

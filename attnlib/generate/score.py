@@ -25,6 +25,7 @@ from attnlib.generate.prompts import (
     start_of,
     vocab_of,
 )
+from attnlib.generate.sources import heard, listens
 from attnlib.layout import Layout
 
 
@@ -68,7 +69,8 @@ def score(
 
     decoder           log p(token | those before). The first token has none before it: it is scored only after an
                       explicit `start` id, or the bos of the tokenizer's template
-    encoder_decoder   log p(token | source, target before), `ids` being the targets, after the start id
+    encoder_decoder   log p(token | source, target before), `ids` being the targets, after the start id; the source of one
+                      that listens is features [batch, channels, frames]
     encoder           pseudo-log-likelihood (Salazar et al. 2020): log p(token | all others), masking each in turn with
                       `mask_id` (or the tokenizer's); special tokens of the tokenizer are not scored
 
@@ -89,8 +91,12 @@ def score(
     if is_kind(model, "encoder_decoder"):
         if source is None:
             raise UsageError("score.source", "is missing", "an encoder-decoder scores targets given their sources")
-        sources = as_rows(source, "source", tokenizer=tokenizer, end=True)
-        check_ids(sources, vocab_of(model, source=True), "source", filled=True)
+        sources: list[list[int]] | Tensor
+        if listens(model):
+            sources = heard(model, source, "source")
+        else:
+            sources = as_rows(source, "source", tokenizer=tokenizer, end=True)
+            check_ids(sources, vocab_of(model, source=True), "source", filled=True)
         if len(sources) != len(rows):
             raise LayoutError("score.source", f"{len(sources)} sources for {len(rows)} rows", "must be one each")
         start = start_of(model, tokenizer, start)
@@ -104,7 +110,7 @@ def score(
 
 @torch.no_grad()
 def _causal(
-    model: Any, rows: list[list[int]], sources: list[list[int]] | None, start: int | None, chunk: int
+    model: Any, rows: list[list[int]], sources: list[list[int]] | Tensor | None, start: int | None, chunk: int
 ) -> list[Score]:
     full = [row if start is None else [start, *row] for row in rows]
     known, targets = [row[:-1] for row in full], [row[1:] for row in full]

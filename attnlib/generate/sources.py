@@ -7,12 +7,18 @@ from typing import Any
 
 from torch import Tensor
 
-from attnlib.errors import LayoutError
+from attnlib.errors import LayoutError, UsageError
 
 
 def listens(model: Any) -> bool:
     """Whether a model's source is features."""
     return getattr(model, "features", None) is not None
+
+
+def reads(model: Any) -> None:
+    """UsageError for a model whose source is no text."""
+    if listens(model):
+        raise UsageError("model", "reads no text, it listens", "wish sounds for it", "attnlib transcribe, tasks.transcribe")
 
 
 def heard(model: Any, given: Any, path: str) -> Tensor:

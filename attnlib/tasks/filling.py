@@ -79,7 +79,7 @@ def _blanked(model: Any, tokenizer: Tokenizer, text: str) -> list[int]:
     ids = tokenizer.join(tokenizer.encode_blanks(text)).ids
     if mask not in ids:
         mark = tokenizer.special_names[mask]
-        raise UsageError("--prompt", "holds no blank", f"an encoder fills blanks, written {mark}", f"The {mark} sat.")
+        raise UsageError("text", "holds no blank", f"an encoder fills blanks, written {mark}", f"The {mark} sat.")
     check_ids([ids], vocab_of(model), "text")
     _fits(model, ids)
     return ids

@@ -11,6 +11,7 @@ import torch
 
 from attnlib.errors import LayoutError, UsageError
 from attnlib.generate.prompts import check_ids, device_of, vocab_of
+from attnlib.generate.sources import reads
 from attnlib.text.tokenizer import Framed, Tokenizer
 
 
@@ -43,7 +44,9 @@ class Ready:
         return head
 
     def fits(self, rows: Sequence[Framed], path: str) -> None:
-        """LayoutError for a row that is empty, too long for the model, or of another vocabulary."""
+        """LayoutError for a row that is empty, too long for the model, or of another vocabulary; UsageError for a model
+        that reads no text."""
+        reads(self.model)
         check_ids([row.ids for row in rows], vocab_of(self.model, source=True), path, filled=True)
         for number, row in enumerate(rows):
             if self.longest is not None and len(row.ids) > self.longest:

@@ -10,6 +10,7 @@ from attnlib.errors import UsageError, nearest
 from attnlib.generate import generate
 from attnlib.generate.defaults import choose
 from attnlib.generate.prompts import is_kind
+from attnlib.generate.sources import reads
 from attnlib.tasks.languages import Languages
 from attnlib.tasks.ready import Ready
 from attnlib.text.tokenizer import Framed
@@ -78,6 +79,7 @@ def _written(ready: Ready, rows: list[list[int]], task: _Task, choices: Mapping[
 
 def _tasks(ready: Ready) -> dict[str, _Task]:
     """The tasks that the model's config describes, by name."""
+    reads(ready.model)
     if not is_kind(ready.model, "encoder_decoder") or ready.model.rereads:
         raise UsageError("model", "writes no text from a text", "wish an encoder-decoder with a head over the vocabulary")
     beside = getattr(getattr(ready.model, "origin", None), "beside", {})

@@ -16,7 +16,7 @@ from attnlib import tasks
 from attnlib.audio import read_wav, resample
 from attnlib.cli import main
 from attnlib.errors import AttnlibError, CheckpointError, DataError, LayoutError, UsageError
-from attnlib.generate import generate
+from attnlib.generate import Sampling, generate, score
 from attnlib.pretrained.parity import theirs
 from attnlib.tasks.speech import Speech
 from attnlib.tasks.transcribing import Listener
@@ -261,6 +261,24 @@ def test_the_command_writes_a_line_a_file_or_a_stretch(
     assert told(str(tmp_path / "none.wav"), code=2) == [f"{tmp_path / 'none.wav'}: no such file or directory"]
     assert told(files[0], "--language", "xx", code=2) == ["language: 'xx' is unknown, wish one of de, en"]
     assert "--top-k: is 3 without sampling" in told(files[0], "--top-k", "3", code=2)[0]
+
+
+def test_what_reads_texts_says_that_this_model_listens(pairs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(pairs[0][1].folder)
+    for argv in (["generate", folder, "--prompt", "a"], ["translate", folder, "a"], ["summarize", folder, "a"]):
+        assert main(argv) == 2
+        assert capsys.readouterr().err.startswith("model: reads no text, it listens, wish sounds for it")
+    with pytest.raises(UsageError, match="model: reads no text"):
+        tasks.embed(pairs[0][1], ["a"])
+    with pytest.raises(LayoutError, match="source: is a list, must be floats"):
+        score(pairs[0][1].model, [[1, 2]], source=[[1]], start=3)
+
+
+def test_scores_of_a_text_given_its_sound_are_the_logprobs_of_its_generation(pairs: Any) -> None:
+    ours, sound = pairs[0][1].model, torch.randn(1, 10, 100, generator=torch.Generator().manual_seed(2))
+    made = generate(ours, sound, decoder_prompts=[[257, 3]], max_new_tokens=6, sampling=Sampling())[0]
+    scored = score(ours, [[3, *made.ids]], source=sound, start=257)[0]
+    assert scored.logprobs[1:] == pytest.approx(made.logprobs, abs=1e-4)
 
 
 def test_rows_of_features_are_generated_as_if_alone(pairs: Any) -> None:
