@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from attnlib.inspect.question import Question
 
 HELP = "a smaller model without some heads and hidden units; without --out, what each head is worth on a text"
+BESIDE = (  # what a folder says of its use beside model and tokenizer: pooling, prompts, the sound it hears
+    "modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+    "preprocessor_config.json",
+)  # fmt: skip
 _NUMBERS = re.compile(r"(\d+)\.(\d+)")
 
 
@@ -90,7 +94,7 @@ def _prune(args: argparse.Namespace, loaded: Loaded, questions: Sequence[Questio
 
     from attnlib.inspect.importance import mean_loss
     from attnlib.inspect.pruning import least_heads, least_units, prune, unit_norms
-    from attnlib.pretrained import save
+    from attnlib.pretrained import companions, save
 
     heads = [] if args.heads is None else _named(args.heads, loaded.model)
     if args.least_heads is not None and found is not None:
@@ -104,7 +108,8 @@ def _prune(args: argparse.Namespace, loaded: Loaded, questions: Sequence[Questio
     tree["parameters"] = [sum(p.numel() for p in model.parameters()) for model in (loaded.model, smaller)]
     if questions:
         tree["loss"] = [mean_loss(questions), mean_loss([replace(one, model=smaller) for one in questions])]
-    save(smaller, args.out, tokenizer=tokenizer)
+    files = {name: data for name, data in companions(loaded.folder).items() if name in BESIDE}
+    save(smaller, args.out, tokenizer=tokenizer, extra_files=files)
     lines = [f"heads       {', '.join(heads) or 'all stay'}", f"units       {sum(map(len, units.values()))} less"]
     lines.append("parameters  {:,} -> {:,}".format(*tree["parameters"]))
     if questions:

@@ -141,7 +141,7 @@ class Asked:
     first: int  # the column of the first token that was written
 
     def refuse(self, fact: str, wish: str, hint: str = "") -> UsageError:
-        return UsageError(f"target {self.text}", fact, wish, hint)
+        return UsageError(f"target {self.text}".rstrip(), fact, wish, hint)
 
 
 Found = tuple[Reading, tuple[Target, ...]]

@@ -10,6 +10,7 @@ import torch
 from test_commands import Capture, refused, told
 
 from attnlib import load
+from attnlib.pretrained.sentence import sentence_spec_of
 from attnlib.train import checkpoint_of
 
 ASKED = {"gpt": ("a sea",), "bert": ("a sea", "--target", "mask:3=e"), "t5": ("sea", "--written", "se")}
@@ -141,6 +142,17 @@ def test_what_cannot_be_pruned_is_one_line(runs: dict[str, Path], capsys: Captur
     assert "has one token" in refused(capsys, "prune", gpt, "--text", "a")
     assert "positions end at 40" in refused(capsys, "prune", runs["bert"], "--text", "a" * 41)
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_an_embedding_model_keeps_its_pooling(shared_models: Path, capsys: Capture, tmp_path: Path) -> None:
+    minilm, less = shared_models / "minilm", tmp_path / "less"
+    told(capsys, "prune", minilm, "--heads", "0.1,5.2", "--units", "0.5", "--out", less)
+    assert sentence_spec_of(less) == sentence_spec_of(minilm) is not None
+    (tmp_path / "lines.txt").write_text("a cat\n")
+    assert "1 vectors of 384" in told(capsys, "embed", less, tmp_path / "lines.txt", "--out", tmp_path / "v.npy")
+    assert "target: is not what the head 'pooler'" in refused(capsys, "lens", minilm, "a cat")
+    assert "has no head that answers" in refused(capsys, "prune", minilm, "--text", "a cat")
 
 
 @pytest.mark.slow
