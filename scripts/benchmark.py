@@ -5,6 +5,7 @@
 gpt2, bert, t5   decode, encode and training step beside transformers (sdpa) on the same weights
 step             one decode step of attention beside F.scaled_dot_product_attention
 chunked          memory and speed of long texts with a learned bias
+linear           mixers of linear cost: growth with the text, beside softmax attention, and of a decode step
 toys             the three toys beside plain torch models trained for the same time (about 7 minutes)
 import           `import attnlib` beside `import torch`
 checkpoints      from a cold process to the first token beside transformers; peak memory of loading
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from benchmarks import calls, checkpoints, embedding, models, startup, toys
+from benchmarks import calls, checkpoints, embedding, linear, models, startup, toys
 from benchmarks.table import Options, Row, cells, header, table
 from benchmarks.timing import CLOCKS
 
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "t5": models.t5,
     "step": calls.step,
     "chunked": calls.chunked,
+    "linear": linear.linear,
     "import": startup.startup,
     "checkpoints": checkpoints.checkpoints,
     "embed": embedding.embedding,
