@@ -83,7 +83,7 @@ function showHalf(map, n, cells, limit) {
   colourWords(text, row.values, { top: Math.max(highest(row.values), 1e-30), hidden: look.first ? null : t => t === 0 });
   $(`pair-text${n}`).replaceChildren(text.element);
   $(`pair-most${n}`).replaceChildren(token(page.texts[map.texts[0]][q]), " takes most from ",
-    ...best.flatMap((i, at) => [at ? ", " : "", token(page.texts[map.texts[1]][i]), ` ${number(row.values[i], row.kind === "exact")}`]));
+    ...best.flatMap((i, at) => [at ? ", " : "", token(page.texts[map.texts[1]][i]), ` ${number(row.values[i], row.digits)}`]));
 }
 
 function compareKey(event) {

@@ -23,8 +23,8 @@ function align(y, speak) {
   const { sums, most } = colourWords(alignment.source, row.values, { hidden: look.first ? null : t => t === 0 });
   markWord(alignment.target, token_);
   $("align-what").replaceChildren(token(page.texts[q][token_]), " stands on");
-  barList($("align-most"), wordBars(alignment.source, sums, 8, row.kind === "exact"));
-  $("align-note").textContent = `${lensName()}; token ${token_} of ${page.texts[q].length}; darkest word ${number(most, row.kind === "exact")}`;
+  barList($("align-most"), wordBars(alignment.source, sums, 8, row.digits));
+  $("align-note").textContent = `${lensName()}; token ${token_} of ${page.texts[q].length}; darkest word ${number(most, row.digits)}`;
   if (speak) say(`${page.texts[q][token_]} stands on ${wordBars(alignment.source, sums, 3).map(one => `${one.text} ${number(one.value, false)}`).join(", ")}.`);
 }
 

@@ -64,7 +64,7 @@ function labels(c, { wide, high, left, top, ink, soft, rows, columns }) {
     c.fillStyle = chosen ? markColour() : ink;
     c.direction = rightToLeft.test(span.text) ? "rtl" : "ltr";
     c.textAlign = side ? "left" : "right";
-    writeToken(c, short(span.text), x, y, side ? 1 : -1);
+    writeToken(c, short(span.text, axis.letters), x, y, side ? 1 : -1);
     if (side) return;
     c.font = font(10);
     if (!chosen) c.fillStyle = soft;

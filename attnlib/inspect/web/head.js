@@ -39,9 +39,10 @@ function measure() {
   const most = split.clientWidth - side, room = Math.max(beside ? 260 : innerHeight * .6, innerHeight - split.getBoundingClientRect().top - scrollY - 26);
   document.documentElement.style.setProperty("--room", `${room}px`);
   context.font = font(12.5);
+  axis.letters = most < 520 ? 9 : 18;
   const widest = (side, n) => {
     let most = 20;
-    for (let i = 0; i < Math.min(n, 600); i++) most = Math.max(most, context.measureText(short(spanOf(side, i).text)).width);
+    for (let i = 0; i < Math.min(n, 600); i++) most = Math.max(most, context.measureText(short(spanOf(side, i).text, axis.letters)).width);
     return most;
   };
   const keys = widest(1, map.shape[2]), ten = context.measureText("0").width;
@@ -50,7 +51,7 @@ function measure() {
   axis.top = Math.ceil(keys * Math.sin(slant) + 36);
   axis.over = Math.ceil(keys * Math.cos(slant) + 10);
   const fit = Math.min((most - 2 - axis.left - axis.over) / map.shape[2], (room - 2 - axis.top - 12) / map.shape[1]);
-  if (view.fitted) view.cell = clamp(fit, Math.max(...map.shape.slice(1)) > 160 ? Math.min(2, fit) : 15, 52);
+  if (view.fitted) view.cell = clamp(fit, Math.max(...map.shape.slice(1)) > 160 ? Math.min(2, Math.max(fit, 220 / map.shape[2])) : 15, 52);
   view.cell = view.cell > 3 ? Math.floor(view.cell) : view.cell;
   const wide = axis.left + map.shape[2] * view.cell + axis.over, high = axis.top + map.shape[1] * view.cell + 12;
   Object.assign($("sheet").style, { width: `${wide}px`, height: `${high}px` });
@@ -111,7 +112,7 @@ function listTargets({ values, kind, rest }) {
   const list = largest(values, 16);
   barList($("top"), list.map(k => ({ text: `${tokens[k]}`, value: values[k],
     act: () => { view.held = true; choose(view.y, k / map.steps[1] | 0, { scroll: true }); } })));
-  if (kind === "top") $("top").append(make("li", { className: "still" }, "all other tokens", make("span", { textContent: number(rest) })));
+  if (kind === "top") $("top").append(restOf({ rest }));
 }
 
 // To another token of the text, and the tile that it is in.

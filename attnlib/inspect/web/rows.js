@@ -1,7 +1,11 @@
 // What one query takes from every key of the text, of as much as travelled: all of it, its largest targets, or the means of tiles.
 
-// { values [K], kind: "exact", "near" (256 steps), "top" or "mean", rest } of query token q.
+// { values [K], kind: "exact", "near" (256 steps), "top" or "mean", rest, digits: whether all are to be trusted } of query q.
 function taken(map, h, q) {
+  const row = takenAs(map, h, q);
+  return { ...row, digits: row.kind === "exact" || row.kind === "top" };
+}
+function takenAs(map, h, q) {
   const [, rows, columns] = map.shape, [stepQ, stepK] = map.steps, keys = page.texts[map.texts[1]].length;
   const y = Math.min(q / stepQ | 0, rows - 1), tile = headOf(map, h).subarray(y * columns, (y + 1) * columns);
   if (stepQ === 1 && stepK === 1) return { values: tile, kind: map.exact ? "exact" : "near", rest: 0 };
@@ -32,7 +36,7 @@ function takenByAll(heads, q) {
     if (one.kind !== "exact") kind = one.kind;
   }
   for (let i = 0; i < sum.length; i++) sum[i] /= heads.length;
-  return { values: sum, kind, rest: 0 };
+  return { values: sum, kind, rest: 0, digits: kind === "exact" };
 }
 
 function meanRow(map, h, q) {

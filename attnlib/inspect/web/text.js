@@ -38,10 +38,10 @@ function paintText(speak) {
   const order = largestWords(sums, 12);
   $("used").replaceChildren("What ", token(name), " used");
   $("used-where").textContent = `token ${reader.q} of ${page.texts[q].length}; ${lensName()}; ${kindText[row.kind]}`;
-  barList($("used-most"), order.map(i => ({ text: keys.words[i].span.textContent, value: sums[i], exact: row.kind === "exact",
+  barList($("used-most"), order.map(i => ({ text: keys.words[i].span.textContent, value: sums[i], exact: row.digits,
     act: q === k ? () => { reader.q = keys.words[i].tokens.at(-1); paintText(true); } : null })));
-  if (row.rest > 0) $("used-most").append(make("li", { className: "still", textContent: `all other tokens ${number(row.rest)}` }));
-  $("scale-note").textContent = `Darkest: ${number(most, row.kind === "exact")}. A word has the sum of its tokens.` + (look.first ? "" : " The first token is left out.");
+  if (row.rest > 0) $("used-most").append(restOf(row));
+  $("scale-note").textContent = `Darkest: ${number(most, row.digits)}. A word has the sum of its tokens.` + (look.first ? "" : " The first token is left out.");
   if (speak) {
     reader.texts.at(-1).spans[reader.q]?.scrollIntoView({ block: "nearest" });
     say(`${name}, token ${reader.q}, used most ${order.slice(0, 3).map(i => `${keys.words[i].span.textContent} ${number(sums[i], false)}`).join(", ")}.`);

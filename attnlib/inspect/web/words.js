@@ -52,6 +52,8 @@ function colourWords(text, values, { signed = false, top = null, hidden = null }
 const largestWords = (sums, count) => Array.from(sums.keys()).filter(i => sums[i] > 0).sort((a, b) => sums[b] - sums[a]).slice(0, count);
 const wordBars = (text, sums, count, exact) => largestWords(sums, count).map(i => ({ text: text.words[i].span.textContent, value: sums[i], exact }));
 
+const restOf = row => make("li", { className: "still" }, "all other tokens", make("span", { textContent: number(row.rest) }));
+
 function markWord(text, tokens, name = "at") {
   for (const span of text.element.querySelectorAll(`[data-${name}]`)) delete span.dataset[name];
   for (const t of [tokens].flat()) if (text.spans[t]) text.spans[t].dataset[name] = "";

@@ -45,7 +45,7 @@ function step(at, speak) {
   const options = steps.options[n], met = options.some(([text]) => text === tokens[at]);
   barList($("step-options"), [...options, ...(met ? [] : [[tokens[at], chance]])].map(([text, value]) => ({ text, value, exact: false, chosen: text === tokens[at] })));
   const most = source ?? own;
-  if (most) barList($("step-used"), wordBars(most[0], most[2].sums, 5, most[1].kind === "exact"));
+  if (most) barList($("step-used"), wordBars(most[0], most[2].sums, 5, most[1].digits));
   $("step-note").textContent = `Read off token ${at - 1}, ${short(tokens[at - 1])}; ${lensName(source ? crossGroup() : selfGroup())}`;
   if (speak) say(`Token ${at}, ${tokens[at]}, chance ${number(chance, false)}`);
 }
