@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attnlib.attention import disentangled, patterns, random_blocks  # noqa: F401  (kinds of terms and of masks)
+from attnlib.attention import disentangled, normalisers, patterns, random_blocks  # noqa: F401  (kinds of parts)
 from attnlib.attention.backends.choose import choose
 from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.biases import TermSpec

@@ -14,6 +14,10 @@ from attnlib.attention.biases import ALiBi, ScoreTerm, Shaw, T5Relative
 from attnlib.attention.caches import Growing, Rolling, Static
 from attnlib.attention.disentangled import DisentangledSpec
 from attnlib.attention.masks import Retention
+from attnlib.attention.normalisers.entmax import Entmax15, Sparsemax
+from attnlib.attention.normalisers.sigmoid import SigmoidWeights
+from attnlib.attention.normalisers.talking_heads import TalkingHeads
+from attnlib.attention.normalisers.top_k import TopK
 from attnlib.attention.scores import Normaliser, Softmax, SoftmaxSink
 from attnlib.layout import Layout
 from attnlib.nn.norms import LayerNormSpec
@@ -145,13 +149,18 @@ class RuleCase(NamedTuple):
     scale: float = WIDTH**-0.5
     softcap: float | None = None
     normaliser: Callable[[], Normaliser] = Softmax
-    weigh: Callable[[Tensor, Tensor], Tensor] | None = None  # what the oracle does in place of a softmax
+    weigh: Callable[[Any, Tensor, Tensor], Tensor] | None = None  # what the oracle does in place of a softmax
 
 
 # normaliser kind -> how one is made; its learned logit a head is called `sink` where it has one
 NORMALISERS: dict[str, Callable[[], Normaliser]] = {
     "softmax": Softmax,
     "softmax_sink": lambda: SoftmaxSink(num_heads=HEADS),
+    "sigmoid": SigmoidWeights,
+    "sparsemax": Sparsemax,
+    "entmax15": Entmax15,
+    "top_k": lambda: TopK(count=2),
+    "talking_heads": lambda: TalkingHeads(num_heads=HEADS),
 }
 
 RULES: dict[str, RuleCase] = {
@@ -159,7 +168,13 @@ RULES: dict[str, RuleCase] = {
     "softcap": RuleCase(softcap=1.7),
     "sink": RuleCase(normaliser=NORMALISERS["softmax_sink"]),
     "all": RuleCase(scale=0.7, softcap=2.1, normaliser=NORMALISERS["softmax_sink"]),
+    "sigmoid": RuleCase(normaliser=NORMALISERS["sigmoid"], weigh=oracle.sigmoid),
+    "sparsemax": RuleCase(normaliser=NORMALISERS["sparsemax"], weigh=oracle.sparsemax),
+    "entmax15": RuleCase(scale=1.9, normaliser=NORMALISERS["entmax15"], weigh=oracle.entmax15),
+    "top_k": RuleCase(normaliser=NORMALISERS["top_k"], weigh=oracle.top_k),
+    "talking_heads": RuleCase(normaliser=NORMALISERS["talking_heads"], weigh=oracle.talking_heads),
 }
+RARE = {"sigmoid", "sparsemax", "entmax15", "top_k", "talking_heads"}  # meet the others in turn, not each with each
 
 
 def mask_cases() -> Iterator[tuple[str, oracle.MaskCase]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import oracle
 import torch
-from cases import HEADS, LAYOUTS, RULES, TERMS, WIDTH, LayoutCase, mask_cases, randomised
+from cases import HEADS, LAYOUTS, RARE, RULES, TERMS, WIDTH, LayoutCase, mask_cases, randomised
 from torch import Tensor
 
 from attnlib.attention.backends.choose import backend_named
@@ -40,13 +42,16 @@ class Problem(NamedTuple):
 
 
 def cells(masks: list[str], layout: str, terms: list[str], rules: list[str]) -> Iterator[Cell]:
-    """The product; groups and value widths rotate through it, so that each meets each."""
+    """The product; groups and value widths rotate through it, so that each meets each; rare parts do so too."""
+    often = [[part for part in parts if part not in RARE] for parts in (terms, rules)]
+    rare = [(term, rule) for term in terms for rule in rules if (term in RARE) != (rule in RARE)]
+    turn = [*LAYOUTS].index(layout)
     number = 0
-    for mask in masks:
-        for term in terms:
-            for rule in rules:
-                yield Cell(mask, layout, term, rule, (1, 2, 4)[number % 3], (WIDTH, 5)[number // 3 % 2])
-                number += 1
+    for i, mask in enumerate(masks):
+        few = [rare[(turn * 7 + i * 3 + j) * 11 % len(rare)] for j in range(3)] if rare else []
+        for term, rule in [*product(*often), *few]:
+            yield Cell(mask, layout, term, rule, (1, 2, 4)[number % 3], (WIDTH, 5)[number // 3 % 2])
+            number += 1
 
 
 def make(cell: Cell, where: LayoutCase, case: oracle.MaskCase, seen: Tensor) -> Problem:
@@ -62,9 +67,8 @@ def make(cell: Cell, where: LayoutCase, case: oracle.MaskCase, seen: Tensor) -> 
     call = AttentionCall(Visibility(case.mask, where.q, where.k, HEADS), rule)
     added = TERMS[cell.term].added(terms[0], q, k, where.queries, where.keys) if terms else None
     sink = getattr(normaliser, "sink", None)
-    out = oracle.attention(
-        q, k, v, seen, scale=wanted.scale, softcap=wanted.softcap, sink=sink, added=added, weigh=wanted.weigh
-    )
+    weigh = None if wanted.weigh is None else partial(wanted.weigh, normaliser)
+    out = oracle.attention(q, k, v, seen, scale=wanted.scale, softcap=wanted.softcap, sink=sink, added=added, weigh=weigh)
     weight = torch.randn_like(out)
     grads = torch.autograd.grad((out * weight).sum(), [*inputs, *learned], allow_unused=True)
     filled = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, [*inputs, *learned])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -258,3 +258,55 @@ def attention(
         total = total + torch.exp(sink.double())[None, :, None, None]
     weights = powers / torch.where(total == 0, 1.0, total)
     return torch.einsum("bhqk,bhkd->bhqd", weights, v)
+
+
+def sigmoid(_: Any, scores: Tensor, seen: Tensor) -> Tensor:
+    """1 / (1 + n e^-s), n the keys that the query sees."""
+    return seen / (1 + seen.sum(-1, keepdim=True) * torch.exp(-scores))
+
+
+def _threshold(z: Tensor, seen: Tensor, power: float) -> Tensor:
+    """[.., Q, K] bool: which z are above the t of sum max(z - t, 0)^power = 1, t found by halving."""
+    low, high = z.detach().masked_fill(~seen, -1e9).amax(-1, keepdim=True) - 1.0, None
+    high = low + 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        much = ((z.detach() - middle).clamp(min=0) ** power * seen).sum(-1, keepdim=True) > 1
+        low, high = torch.where(much, middle, low), torch.where(much, high, middle)
+    return seen & (z.detach() > low)
+
+
+def sparsemax(_: Any, scores: Tensor, seen: Tensor) -> Tensor:
+    """Of the keys above the threshold t: s - t, with t = (sum s - 1) / n."""
+    above = _threshold(scores, seen, 1.0)
+    count = above.sum(-1, keepdim=True).clamp(min=1)
+    return (scores - ((scores * above).sum(-1, keepdim=True) - 1) / count) * above
+
+
+def entmax15(_: Any, scores: Tensor, seen: Tensor) -> Tensor:
+    """Of the keys above the threshold t: (s / 2 - t)^2, with t the lesser root of the quadratic that makes the sum 1."""
+    z = scores / 2
+    above = _threshold(z, seen, 2.0)
+    count = above.sum(-1, keepdim=True).clamp(min=1)
+    a, b = ((z**power * above).sum(-1, keepdim=True) for power in (1, 2))
+    root = (a * a - count * (b - 1)).clamp(min=0)
+    return (z - (a - root.sqrt()) / count) ** 2 * above
+
+
+def top_k(_: Any, scores: Tensor, seen: Tensor) -> Tensor:
+    """A softmax over the keys that fewer than 2 seen keys outdo."""
+    outdone = ((scores[..., None, :] > scores[..., :, None]) & seen[..., None, :]).sum(-1)
+    powers = torch.exp(scores) * (seen & (outdone < 2))
+    total = powers.sum(-1, keepdim=True)
+    return powers / torch.where(total == 0, 1.0, total)
+
+
+def talking_heads(normaliser: Any, scores: Tensor, seen: Tensor) -> Tensor:
+    """Sums over heads before and after the softmax of each head."""
+
+    def mixed(table: Tensor, x: Tensor) -> Tensor:
+        return torch.stack([sum(table[g, f] * x[:, f] for f in range(x.shape[1])) for g in range(x.shape[1])], 1)
+
+    powers = torch.exp(mixed(normaliser.scores, scores)) * seen
+    total = powers.sum(-1, keepdim=True)
+    return mixed(normaliser.weights, powers / torch.where(total == 0, 1.0, total)) * seen

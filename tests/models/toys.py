@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -45,6 +46,15 @@ WINDOW = ["causal", {"kind": "window", "before": 2}]
 SINKS = ["causal", {"kind": "any", "masks": [{"kind": "first", "count": 2}, {"kind": "window", "before": 1}]}]
 HALF = [1.0, 2.0]  # LongRoPE's factors: two pairs where 4 channels turn
 
+NORMALISERS: list[Any] = ["sigmoid", "sparsemax", "entmax15", {"kind": "top_k", "count": 3}, "talking_heads"]
+
+
+def each(kinds: Iterable[Tree], **alike: Any) -> Tree:
+    """A stack of one layer for each way of attention."""
+    blocks = {f"b{i}": block(attention=attention(rotary=rotary()) | kind, **alike) for i, kind in enumerate(kinds)}
+    return {"num_layers": len(blocks), "blocks": blocks, "pattern": [*blocks]}
+
+
 DECODERS: dict[str, Tree] = {
     "gpt2": decoder(
         block("pre", "layer", {"kind": "dense", "d_ff": 10, "activation": "gelu_tanh"}, attention=attention(bias=True)),
@@ -84,6 +94,7 @@ DECODERS: dict[str, Tree] = {
         ),
         head={"kind": "lm", "softcap": 5.0, "bias": True},
     ),
+    "normalisers": decoder(stack=each({"scores": {"normaliser": kind}} for kind in NORMALISERS)),
     "window": decoder(block(attention=attention(mask=WINDOW, rotary=rotary()))),
     "chunk": decoder(block(attention=attention(mask=["causal", {"kind": "chunk", "size": 3}], rotary=rotary()))),
     "sinks": decoder(block(attention=attention(mask=SINKS, rotary=rotary()))),
