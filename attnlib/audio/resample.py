@@ -13,6 +13,8 @@ from attnlib.errors import UsageError
 
 ZEROS, ROLL_OFF, BETA = 64, 0.9475937167399596, 14.769656459379492  # of the sinc kept on a side; Kaiser's window
 
+LARGEST = 100_000_000  # weights of a kernel: rates that share no divisor ask for one for each pair of samples
+
 
 def resample(samples: Tensor, rate: int, wanted: int) -> Tensor:
     """samples [.., N] at `rate` a second -> [.., ceil(N wanted / rate)] at `wanted`.
@@ -26,6 +28,9 @@ def resample(samples: Tensor, rate: int, wanted: int) -> Tensor:
     old, new = rate // common, wanted // common
     if old == new or not samples.shape[-1]:
         return samples
+    if old * new > LARGEST:
+        raise UsageError("resample", f"from {rate} to {wanted} a second", "wish rates that share a larger divisor",
+                         f"ffmpeg -i FILE -ar {wanted} FILE.wav")  # fmt: skip
     kernel, width = _kernel(old, new)
     length = -(-samples.shape[-1] * new // old)
     rows = F.pad(samples.reshape(-1, 1, samples.shape[-1]), (width, width + old))

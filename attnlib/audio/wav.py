@@ -1,8 +1,9 @@
-"""WAV files of whole numbers (PCM), read through the standard library."""
+"""WAV files: whole numbers (PCM) and floats, also under the extensible header that wider samples come with."""
 
 from __future__ import annotations
 
-import wave
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,24 +11,64 @@ from torch import Tensor
 
 from attnlib.errors import DataError
 
+WHOLE, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # of samples; the last names one of the others further on
+BITS = {WHOLE: (8, 16, 24, 32), FLOAT: (32, 64)}
+
 
 def read_wav(path: str | Path) -> tuple[Tensor, int]:
-    """(samples [channels, N] float32 in [-1, 1), rate in samples a second) of a PCM file of 8, 16, 24 or 32 bits.
+    """(samples [channels, N] float32, rate in samples a second) of a file of 8, 16, 24 or 32 bits, or of floats.
 
-    DataError where the file is no such WAV. What a file ends before its header said is left out.
+    Whole numbers become fractions in [-1, 1). DataError where the file is no such WAV. What a file ends before its header
+    said is left out.
     """
+    content = Path(path).read_bytes()
     try:
-        with wave.open(str(path), "rb") as file:
-            channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
-            data = bytearray(file.readframes(file.getnframes()))
-    except (wave.Error, EOFError) as error:
-        words = str(error) or "it ends within its header"
-        raise DataError(str(path), f"is no WAV file of PCM: {words}", "wish one of 8, 16, 24 or 32 bits",
+        kind, channels, rate, bits, samples = _parts(content)
+    except (struct.error, ValueError) as error:
+        raise DataError(str(path), f"is no WAV file that is read here: {error}", "wish 8, 16, 24 or 32 bits, or floats",
                         "ffmpeg -i FILE -c:a pcm_s16le FILE.wav") from None  # fmt: skip
-    if width not in (1, 2, 3, 4) or rate < 1:
-        raise DataError(str(path), f"has samples of {8 * width} bits, {rate} a second", "wish 8, 16, 24 or 32 bits")
-    whole = len(data) // (width * channels) * channels  # samples of frames that are all there
-    return _whole_numbers(data[: whole * width], width).view(-1, channels).T.contiguous(), rate
+    size = bits // 8 * channels
+    data = bytearray(samples[: len(samples) // size * size])  # of frames that are all there
+    found = _floats(data, bits) if kind == FLOAT else _whole_numbers(data, bits // 8)
+    return found.view(-1, channels).T.contiguous(), rate
+
+
+def _parts(content: bytes) -> tuple[int, int, int, int, memoryview]:
+    """(kind, channels, rate, bits a sample, the samples); ValueError in words where the file has them not."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        raise ValueError("it does not begin with RIFF and WAVE")
+    form: tuple[int, int, int, int] | None = None
+    for name, chunk in _chunks(memoryview(content)[12:]):
+        if name == b"fmt ":
+            if len(chunk) < 16:
+                raise ValueError("its header ends early")
+            kind, channels, rate, _, frame, counted = struct.unpack("<HHIIHH", chunk[:16])
+            if kind == EXTENSIBLE and len(chunk) >= 26:
+                kind = struct.unpack("<H", chunk[24:26])[0]
+            bits = frame * 8 // max(channels, 1)  # as they are stored; fewer of them may count
+            whole = channels and rate and bits * channels == frame * 8 and counted <= bits
+            if not whole or bits not in BITS.get(kind, ()):
+                raise ValueError(f"it holds {channels} channels of {counted} bits at {rate} a second, of kind {kind}")
+            form = kind, channels, rate, bits
+        if name == b"data" and form is not None:
+            return *form, chunk
+    raise ValueError("it ends before its samples begin")
+
+
+def _chunks(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Name and content of each part; the last may be shorter than it says."""
+    at = 0
+    while at + 8 <= len(content):
+        name, size = struct.unpack("<4sI", content[at : at + 8])
+        yield name, content[at + 8 : at + 8 + size]
+        at += 8 + size + size % 2
+
+
+def _floats(data: bytearray, bits: int) -> Tensor:
+    """Little-endian floats as they are; what is no number is silence."""
+    if not data:
+        return torch.zeros(0)
+    return torch.frombuffer(data, dtype=torch.float32 if bits == 32 else torch.float64).float().nan_to_num(0.0, 0.0, 0.0)
 
 
 def _whole_numbers(data: bytearray, width: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Sound: files as they were written, rates by the definition of a tone, features as the field computes them."""
 
 import math
+import struct
 import wave
 
 import pytest
@@ -43,13 +44,35 @@ def test_channels_lie_apart_and_a_file_that_ends_early_is_read_to_its_last_whole
     assert read_wav(write(path, b"", channels=2))[0].shape == (2, 0)
 
 
+def header(kind, bits, *, channels=1, rate=8000, size=0, extensible=False):
+    """A WAV file's head up to its samples, of which it says that there are `size` bytes."""
+    tag = 0xFFFE if extensible else kind
+    form = struct.pack("<HHIIHH", tag, channels, rate, rate * channels * bits // 8, channels * bits // 8, bits)
+    if extensible:
+        form += struct.pack("<HHIH", 22, bits, 0, kind) + bytes(14)
+    parts = b"LIST" + struct.pack("<I", 3) + b"abc\0" + b"fmt " + struct.pack("<I", len(form)) + form
+    return b"RIFF" + struct.pack("<I", 0xFFFFFFFF) + b"WAVE" + parts + b"data" + struct.pack("<I", size)
+
+
+@pytest.mark.parametrize("extensible", [False, True])
+def test_floats_and_wide_samples_are_read_whatever_header_they_have(tmp_path, extensible):
+    path, values = tmp_path / "a.wav", [0.25, -1.5, 0.0, float("nan"), 0.5, 1.0]
+    for bits, kind in ((32, "f"), (64, "d")):
+        path.write_bytes(header(3, bits, channels=2, size=len(values) * bits // 8, extensible=extensible)
+                         + struct.pack(f"<6{kind}", *values))  # fmt: skip
+        samples, rate = read_wav(path)
+        assert rate == 8000 and samples.tolist() == [[0.25, 0.0, 0.5], [-1.5, 0.0, 1.0]]
+    path.write_bytes(header(1, 24, size=0xFFFFFFFF, extensible=extensible) + b"\0\0\x40" + b"\0\0\xc0" + b"\1")
+    assert read_wav(path)[0].tolist() == [[0.5, -0.5]]  # written to a pipe: its length was not known
+
+
 def test_what_is_no_wav_is_refused_in_one_line(tmp_path):
     path = write(tmp_path / "a.wav", b"\0\0" * 9)
     whole = path.read_bytes()
-    floats = whole[:20] + b"\3" + whole[21:]
-    for content in (b"", b"RIFF", whole[:30], b"ID3" + whole, floats, whole[:22] + b"\0\0" + whole[24:]):
+    odd = (header(3, 16), header(6, 8), header(1, 12), header(1, 16, channels=0), header(1, 16, rate=0))
+    for content in (b"", b"RIFF", whole[:30], whole[:36], b"ID3" + whole, *odd):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.wav: is no WAV file of PCM: .*, wish one of 8, 16, 24 or 32 bits"):
+        with pytest.raises(DataError, match=r"a\.wav: is no WAV file that is read here: .*, wish 8, 16, 24 or 32 bits, or"):
             read_wav(path)
 
 
@@ -67,6 +90,8 @@ def test_a_tone_that_the_other_rate_cannot_hold_is_let_go():
     assert torch.equal(resample(tone(440, 16000, 10), 16000, 16000), tone(440, 16000, 10))
     with pytest.raises(UsageError, match="from 0 to 16000"):
         resample(torch.zeros(3), 0, 16000)
+    with pytest.raises(UsageError, match=r"from 4294967295 to 16000 a second, wish rates that share a larger divisor"):
+        resample(torch.zeros(3), 4294967295, 16000)
 
 
 @pytest.mark.parametrize("channels", [80, 128, 5])

@@ -232,7 +232,7 @@ def test_a_folder_says_its_features_or_is_refused_by_key(tmp_path: Path) -> None
 def test_what_cannot_be_transcribed_is_refused_in_one_line(pairs: Any, sounds: dict[str, Path], tmp_path: Path) -> None:
     ours = pairs[0][1]
     (tmp_path / "a.wav").write_bytes(b"no sound")
-    with pytest.raises(DataError, match="is no WAV file of PCM"):
+    with pytest.raises(DataError, match="is no WAV file that is read here"):
         tasks.transcribe(ours, [tmp_path / "a.wav"])
     with pytest.raises(UsageError, match="model: does not listen"):
         tasks.transcribe(ready(T5), [sounds["long"]])
