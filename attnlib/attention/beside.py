@@ -35,6 +35,10 @@ class BesideCache:
         for part, kept in zip(self.parts, saved):
             part.restore(kept)
 
+    def detach(self) -> None:
+        for part in self.parts:
+            part.detach()
+
     def nbytes(self) -> int:
         return sum(part.nbytes() for part in self.parts)
 

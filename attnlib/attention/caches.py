@@ -207,6 +207,7 @@ class LayerCache(Protocol):
     def select(self, rows: Tensor) -> None: ...
     def save(self) -> object: ...
     def restore(self, saved: object) -> None: ...
+    def detach(self) -> None: ...
     def nbytes(self) -> int: ...
 
 
@@ -239,6 +240,10 @@ class KeyValueCache:
     def restore(self, saved: object) -> None:
         assert isinstance(saved, dict)
         self.held = {name: tensor.clone() for name, tensor in saved.items()}
+
+    def detach(self) -> None:
+        """Gradients of what comes later stop at what is held."""
+        self.held = {name: tensor.detach() for name, tensor in self.held.items()}
 
     def nbytes(self) -> int:
         """Bytes of the columns in use (for a static cache: of all)."""

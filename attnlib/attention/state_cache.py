@@ -21,6 +21,10 @@ class StateCache:
         assert isinstance(saved, dict)
         self.held = dict(saved)
 
+    def detach(self) -> None:
+        """Gradients of what comes later stop at what is held."""
+        self.held = {name: tensor.detach() for name, tensor in self.held.items()}
+
     def nbytes(self) -> int:
         """Bytes of the state."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.held.values())

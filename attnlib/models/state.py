@@ -104,6 +104,16 @@ class DecodingState:
         for part, kept in zip(self._parts(), parts):
             part.restore(kept)
 
+    def detach(self) -> None:
+        """Stop gradients here: a long text is trained on segment by segment, each after what the last ones left.
+
+        Under a causal window this is the segment recurrence of Transformer-XL (Dai et al. 2019, arXiv:1901.02860), save that
+        the keys and values held give no gradient to the projections that made them; under a recurrence, truncated
+        backpropagation through time.
+        """
+        for cache in self.caches:
+            cache.detach()
+
     def nbytes(self) -> int:
         """Bytes the caches use now, without the encoder's memory."""
         return sum(cache.nbytes() for cache in self.caches)
