@@ -6,6 +6,7 @@ gpt2, bert, t5   decode, encode and training step beside transformers (sdpa) on 
 step             one decode step of attention beside F.scaled_dot_product_attention
 chunked          memory and speed of long texts with a learned bias
 linear           mixers of linear cost: growth with the text, beside softmax attention, and of a decode step
+sparse           windows, global tokens and random blocks beside full attention; growth of time and memory
 toys             the three toys beside plain torch models trained for the same time (about 7 minutes)
 import           `import attnlib` beside `import torch`
 checkpoints      from a cold process to the first token beside transformers; peak memory of loading
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from benchmarks import calls, checkpoints, embedding, linear, models, startup, toys
+from benchmarks import calls, checkpoints, embedding, linear, models, sparse, startup, toys
 from benchmarks.table import Options, Row, cells, header, table
 from benchmarks.timing import CLOCKS
 
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "step": calls.step,
     "chunked": calls.chunked,
     "linear": linear.linear,
+    "sparse": sparse.sparse,
     "import": startup.startup,
     "checkpoints": checkpoints.checkpoints,
     "embed": embedding.embedding,

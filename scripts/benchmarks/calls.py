@@ -58,14 +58,14 @@ def _microseconds(keys: int, options: Options) -> tuple[list[float], list[float]
 def chunked(options: Options) -> Iterator[Row]:
     """Forward and backward with a learned T5 bias: growth of peak memory, then time and memory beside dense SDPA."""
     lengths = (512, 1024, 2048) if options.quick else (1024, 2048, 4096, 8192)
-    peaks = {tokens: _peak("chunked", tokens) for tokens in lengths}
-    growth = _slope(peaks)
+    peaks = {tokens: peak("chunked", tokens) for tokens in lengths}
+    growth = slope(peaks)
     first, last = lengths[0], lengths[-1]
     told = ", ".join(f"{tokens}: {peak:.1f}" for tokens, peak in peaks.items())
     yield Row(name="chunked growth", ours=peaks[last], baseline=peaks[first], unit="MiB", judged="exponent", value=growth,
               limit=1.1, note=f"MiB by tokens {told}; least squares in log-log; {peak_method()}")  # fmt: skip
     tokens = lengths[-1] if options.quick else LONG
-    dense = _peak("dense", tokens)
+    dense = peak("dense", tokens)
     yield Row(name="chunked memory", ours=peaks[tokens], baseline=dense, unit="MiB", value=peaks[tokens] / dense,
               note=f"{tokens} tokens, beside dense biased SDPA")  # fmt: skip
     runs = {name: work(name, tokens) for name in ("chunked", "dense")}
@@ -118,7 +118,7 @@ def _same_gradients(one: Work, other: Work) -> None:
             raise RuntimeError(f"chunked and dense gradients differ by {error:.1e} of the greatest")
 
 
-def _peak(name: str, tokens: int) -> float:
+def peak(name: str, tokens: int) -> float:
     """MiB beyond the inputs, of a process of its own."""
     command = [sys.executable, str(Path(__file__).with_name("peak.py")), name, str(tokens), str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -132,7 +132,7 @@ def peak_method() -> str:
     return "peak resident memory of a fresh process less what it held with its inputs made, gradients included"
 
 
-def _slope(points: dict[int, float]) -> float:
+def slope(points: dict[int, float]) -> float:
     """Exponent b of y = a x^b by least squares in logarithms."""
     xs, ys = [log(x) for x in points], [log(y) for y in points.values()]
     mx, my = sum(xs) / len(xs), sum(ys) / len(ys)

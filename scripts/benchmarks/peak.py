@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
@@ -22,10 +23,15 @@ def _kilobytes(field: str) -> int:
 
 def measure(name: str, tokens: int) -> int:
     """Bytes."""
-    from benchmarks.calls import work
+    from benchmarks import calls, sparse
 
-    work(name, 64)[0]()
-    run, _ = work(name, tokens)
+    kind, _, pattern = name.partition(" ")
+
+    def made(tokens: int) -> Callable[[], object]:
+        return sparse.work(pattern, tokens) if kind == "sparse" else calls.work(name, tokens)[0]
+
+    made(600 if kind == "sparse" else 64)()
+    run = made(tokens)
     if not STATUS.exists():
         return _allocated(run)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM := VmRSS
