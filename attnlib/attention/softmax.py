@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, Self, cast
+from typing import Any, ClassVar, Literal, Protocol, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -103,7 +103,7 @@ class SoftmaxAttention(nn.Module):
         memory: Memory | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        layout = layout or Layout.dense(x.shape[0], x.shape[1], device=x.device)
+        layout = self.located(layout or Layout.dense(x.shape[0], x.shape[1], device=x.device))
         scope = scope or Scope()
         turn = self._turn(layout, x, scope)
         q = self._heads(self.q(x), self.num_heads, self.q_norm, turn)  # [B, H, T, D]
@@ -120,14 +120,24 @@ class SoftmaxAttention(nn.Module):
             self.dropout if self.training else 0.0,
             shared,
         )
-        y = self._attend(q, entry["k"], entry["v"], call, scope)
+        y = self._weigh(x, q, entry, call, scope)
         return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, scope: Scope) -> Tensor:
+    def located(self, layout: Layout) -> Layout:
+        """Where tokens stand, as this attention reads it."""
+        return layout
+
+    def _weigh(self, x: Tensor, q: Tensor, entry: dict[str, Tensor], call: AttentionCall, scope: Scope) -> Tensor:
+        """[B, H, T, D] of the queries q, which are those of x [B, T, M]."""
+        return self._attend(q, entry["k"], entry["v"], call, scope)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, scope: Scope, path: str | None = None
+    ) -> Tensor:
         asked = self.backend if self.backend != "auto" else scope.backend
         backend = choose(q, k, v, call, asked)
         if scope.door is not None:
-            return scope.door(self.path, q, k, v, call, lambda: backend(q, k, v, call))
+            return scope.door(path or self.path, q, k, v, call, lambda: backend(q, k, v, call))
         return backend(q, k, v, call)
 
     def _turn(self, layout: Layout, x: Tensor, scope: Scope) -> Turn | None:
@@ -187,6 +197,7 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
     qk_norm: none, head (each head alone) or full (all heads as one row), with `norm` as its kind. dropout: of the weights.
     """
 
+    made: ClassVar[type[SoftmaxAttention]] = SoftmaxAttention
     num_heads: int = Field(ge=1)
     num_kv_heads: int | None = Field(default=None, ge=1)
     d_head: int | None = Field(default=None, ge=1)
@@ -217,7 +228,7 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
         d_head = self.d_head or d_model // self.num_heads
         widths = {"none": None, "head": (d_head, d_head), "full": (self.num_heads * d_head, groups * d_head)}
         norms = widths[self.qk_norm]
-        attention = SoftmaxAttention(
+        attention = self.made(
             d_model=d_model,
             num_heads=self.num_heads,
             num_kv_heads=groups,

@@ -41,8 +41,8 @@ def sparse(options: Options) -> Iterator[Row]:
                 lambda m=mask, g=grad: run(m, long, g), lambda m=mask, g=grad: run(m, long // 2, g),
                 repeats=min(options.repeats, 5), clock=options.clock,
             )  # fmt: skip
-            yield Row(name=f"{name}{', backward' if grad else ''}, growth", ours=median(ours), baseline=median(half), unit="ms",
-                      judged="growth", value=median(ours) / median(half), limit=limit,
+            yield Row(name=f"{name}{', backward' if grad else ''}, growth", ours=median(ours), baseline=median(half),
+                      unit="ms", judged="growth", value=median(ours) / median(half), limit=limit,
                       note=f"{long} tokens beside {long // 2}; {_told(grad)}")  # fmt: skip
     lengths = (512, 1024, 2048) if options.quick else (1024, 2048, 4096, 8192, 16384)
     for name, limit in (("window 256", 1.05), ("BigBird", 1.1)):

@@ -28,7 +28,11 @@ class AttentionCall:
     def again(self, heads: tuple[int, ...] | None = None) -> AttentionCall:
         """The same call with nothing remembered of an earlier forward; of some `heads` only, terms bound to all of them."""
         sight = self.visibility
-        made = AttentionCall(Visibility(sight.mask, sight.q, sight.k, sight.heads, heads), self.rule, self.dropout)
+        return self.over(Visibility(sight.mask, sight.q, sight.k, sight.heads, heads))
+
+    def over(self, sight: Visibility) -> AttentionCall:
+        """The same rule, terms and dropout over other queries and keys."""
+        made = AttentionCall(sight, self.rule, self.dropout)
         made.terms, made.parts = self.terms, self.parts
         return made
 

@@ -96,8 +96,9 @@ class _Units(torch.autograd.Function):
         ctx.plan, ctx.call, ctx.notes = plan, call, []
         shape = (*q.shape[:2], plan.rows, q.shape[2], v.shape[3])
         out = v.new_empty(shape) if plan.complete else v.new_zeros(shape)
+        sides = _Columns(k), _Columns(v)
         for band in _slabs(plan, k.shape[1] * k.shape[3]):
-            keys, values = (_columns(t, band) for t in (k, v))
+            keys, values = (t(band) for t in sides)
             found, note = _forward(_queries(q, band), keys, values, _mask(band, q), call)
             ctx.notes.append(note)
             _place(out, band, found.transpose(1, 2))
@@ -113,8 +114,9 @@ class _Units(torch.autograd.Function):
         dtype = torch.promote_types(q.dtype, torch.float32)
         dq = q.new_zeros(*q.shape[:2], plan.rows, q.shape[2], q.shape[4])
         dk, dv = (t.new_zeros(t.shape[0], t.shape[2], t.shape[1], t.shape[3], dtype=dtype) for t in (k, v))
+        sides = _Columns(k), _Columns(v)
         for band, note in zip(_slabs(plan, k.shape[1] * k.shape[3]), ctx.notes):
-            units = [_queries(q, band), *(_columns(t, band) for t in (k, v))]
+            units = [_queries(q, band), *(t(band) for t in sides)]
             ours = _queries(out.transpose(2, 3), band)
             parts = _backward(_queries(grad, band), units, ours, note, _mask(band, q), ctx.call)
             _place(dq, band, parts[0].transpose(1, 2))
@@ -131,17 +133,24 @@ def _queries(q: Tensor, band: Band) -> Tensor:
     return q[band.plan, band.block]
 
 
-def _columns(t: Tensor, band: Band) -> Tensor:
-    """[plans, N, T, D] -> [n, N, C, D]: the columns of each unit, a view where they follow one another."""
-    plans, n, tokens, width = t.shape
-    count = band.columns.shape[1]
-    if band.fold is not None:
-        first, shift = band.fold
-        part = t[0, :, first : first + shift * (len(band.block) - 1) + count]
-        return part.unfold(1, count, shift).permute(1, 0, 3, 2)
-    flat = t.transpose(1, 2).reshape(plans * tokens, n * width)
-    found = flat.index_select(0, (band.plan[:, None] * tokens + band.columns).flatten())
-    return found.view(-1, count, n, width).transpose(1, 2)
+class _Columns:
+    """t [plans, N, T, D]: of a band the columns of each unit [n, N, C, D], a view where they follow one another."""
+
+    def __init__(self, t: Tensor) -> None:
+        self.t = t
+        self.flat: Tensor | None = None
+
+    def __call__(self, band: Band) -> Tensor:
+        plans, n, tokens, width = self.t.shape
+        count = band.columns.shape[1]
+        if band.fold is not None:
+            first, shift = band.fold
+            part = self.t[0, :, first : first + shift * (len(band.block) - 1) + count]
+            return part.unfold(1, count, shift).permute(1, 0, 3, 2)
+        if self.flat is None:  # laid out once for all bands
+            self.flat = self.t.transpose(1, 2).reshape(plans * tokens, n * width)
+        found = self.flat.index_select(0, (band.plan[:, None] * tokens + band.columns).flatten())
+        return found.view(-1, count, n, width).transpose(1, 2)
 
 
 def _mask(band: Band, q: Tensor) -> Tensor | None:
