@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from attnlib.attention.backends.protocol import AttentionCall
-from attnlib.attention.caches import LayerCache, Slots
+from attnlib.attention.backends.reference import weights
+from attnlib.attention.caches import LayerCache, Memory, Slots
 from attnlib.attention.rotary import Turn
 from attnlib.attention.scope import Scope
 from attnlib.attention.softmax import Role, SoftmaxAttention, SoftmaxAttentionSpec
@@ -60,13 +61,37 @@ class LocalGlobalAttention(SoftmaxAttention):
         y = super()._weigh(x, q, entry, local, scope)
         if not len(apart.row):
             return y
-        asking = x[torch.arange(x.shape[0], device=x.device)[:, None], apart.columns]  # [B, g, M]
-        turn = self._turn(apart.asking, asking, scope)
-        wide = self._heads(self.global_q(asking), self.num_heads, self.q_norm, turn)
-        wanted = call.over(scope.sight(self.mask, apart.asking, keys, self.num_heads))
-        z = self._attend(wide, entry["global_k"], entry["global_v"], wanted, scope, path=f"{self.path}.global")
+        wide, wanted = self._asked(x, apart, keys, call, scope)
+        z = self._attend(wide, entry["global_k"], entry["global_v"], wanted, scope)
         answers = z.transpose(1, 2)[apart.row, apart.slot].to(y.dtype)
         return y.transpose(1, 2).index_put((apart.row, apart.column), answers).transpose(1, 2)
+
+    def _asked(
+        self, x: Tensor, apart: _Apart, keys: Layout, call: AttentionCall, scope: Scope
+    ) -> tuple[Tensor, AttentionCall]:
+        """The queries [B, H, g, D] of global tokens, and whom they see."""
+        asking = x[torch.arange(x.shape[0], device=x.device)[:, None], apart.columns]  # [B, g, M]
+        wide = self._heads(self.global_q(asking), self.num_heads, self.q_norm, self._turn(apart.asking, asking, scope))
+        return wide, call.over(scope.sight(self.mask, apart.asking, keys, self.num_heads))
+
+    def implied_weights(
+        self, x: Tensor, layout: Layout, scope: Scope, *, rows: slice = slice(None), memory: Memory | None = None
+    ) -> Tensor:
+        """[B, H, R, K] of the queries in `rows`: those of global tokens by their own projections."""
+        layout = self.located(layout)
+        turn = self._turn(layout, x, scope)
+        q, entry = self._heads(self.q(x), self.num_heads, self.q_norm, turn), self._entry(x, turn)
+        call = AttentionCall(scope.sight(self.mask, layout, layout, self.num_heads), self.rule, 0.0, scope.terms)
+        if layout.tags is None:
+            return weights(q, entry["k"], call, rows=rows)
+        apart: _Apart = layout.once("global rows", lambda: _apart(layout))
+        found = weights(q, entry["k"], call.over(scope.sight(self.mask, apart.local, layout, self.num_heads)), rows=rows)
+        if not len(apart.row):
+            return found
+        wide, wanted = self._asked(x, apart, layout, call, scope)
+        far = weights(wide, entry["global_k"], wanted).transpose(1, 2)[apart.row, apart.slot]
+        asked, place = (apart.column[:, None] == torch.arange(layout.tokens, device=x.device)[rows]).nonzero(as_tuple=True)
+        return found.transpose(1, 2).index_put((apart.row[asked], place), far[asked]).transpose(1, 2)
 
     def new_cache(self, slots: Slots) -> LayerCache:
         if self.first:

@@ -131,13 +131,11 @@ class SoftmaxAttention(nn.Module):
         """[B, H, T, D] of the queries q, which are those of x [B, T, M]."""
         return self._attend(q, entry["k"], entry["v"], call, scope)
 
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, scope: Scope, path: str | None = None
-    ) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, scope: Scope) -> Tensor:
         asked = self.backend if self.backend != "auto" else scope.backend
         backend = choose(q, k, v, call, asked)
         if scope.door is not None:
-            return scope.door(path or self.path, q, k, v, call, lambda: backend(q, k, v, call))
+            return scope.door(self.path, q, k, v, call, lambda: backend(q, k, v, call))
         return backend(q, k, v, call)
 
     def _turn(self, layout: Layout, x: Tensor, scope: Scope) -> Turn | None:

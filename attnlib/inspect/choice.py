@@ -32,7 +32,7 @@ class Chosen:
     @property
     def softmax(self) -> bool:
         """Whether it passes the attention's door, where weights can be recomputed."""
-        return isinstance(self.mixer, SoftmaxAttention)
+        return isinstance(self.mixer, SoftmaxAttention) and not hasattr(self.mixer, "implied_weights")
 
     @property
     def layer(self) -> int | None:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from attnlib import Layout
 from attnlib.attention.local_global import LocalGlobalSpec
+from attnlib.attention.scope import Scope
 from attnlib.attention.softmax import MixerSpec, SoftmaxAttention
 from attnlib.errors import AttnlibError
+from attnlib.inspect.recording import record
 from attnlib.models.spec import ModelSpec
 from attnlib.spec import read, write
 
@@ -41,7 +43,8 @@ def formula(mixer: Any, x: Tensor, tagged: list[bool], real: list[bool]) -> Tens
         if not real[i]:
             rows.append(torch.zeros(heads * width, dtype=x.dtype))
             continue
-        mine, theirs, values = q(x[i]).view(heads, width), k(x[seen]).view(-1, heads, width), v(x[seen]).view(-1, heads, width)
+        mine = q(x[i]).view(heads, width)
+        theirs, values = (project(x[seen]).view(-1, heads, width) for project in (k, v))
         weights = (torch.einsum("hd,khd->hk", mine, theirs) / width**0.5).softmax(1)
         rows.append(torch.einsum("hk,khd->hd", weights, values).flatten())
     out: Tensor = mixer.out(torch.stack(rows))
@@ -73,8 +76,8 @@ def test_first_tokens_are_global_where_nothing_is_tagged() -> None:
 
 def test_without_global_tokens_it_is_a_window() -> None:
     mixer, x = made(), torch.randn(2, 8, 12, dtype=torch.float64)
-    window = SoftmaxAttention(d_model=12, num_heads=4, num_kv_heads=4, d_head=3, rule=mixer.rule, bias=("q", "k", "v", "out"),
-                              mask=mixer.mask.masks[0]).double()  # fmt: skip
+    parts = {"d_model": 12, "num_heads": 4, "num_kv_heads": 4, "d_head": 3, "bias": ("q", "k", "v", "out")}
+    window = SoftmaxAttention(**parts, rule=mixer.rule, mask=mixer.mask.masks[0]).double()
     window.load_state_dict({n: p for n, p in mixer.state_dict().items() if "global" not in n})
     none = Layout.dense(2, 8).tagged(global_tokens=torch.zeros(2, 8))
     for layout in (None, none):
@@ -84,7 +87,8 @@ def test_without_global_tokens_it_is_a_window() -> None:
 def test_a_causal_model_decodes_with_a_cache_what_it_says_at_once() -> None:
     torch.manual_seed(0)
     attention = {**TREE, "mask": ["causal", TREE["mask"]], "num_kv_heads": 2, "rotary": {"base": 50.0}}
-    tree = {"kind": "decoder", "d_model": 16, "vocab_size": 11, "stack": {"num_layers": 2, "block": {"attention": attention}}}
+    stack = {"num_layers": 2, "block": {"attention": attention}}
+    tree = {"kind": "decoder", "d_model": 16, "vocab_size": 11, "stack": stack}
     model: Any = read(ModelSpec, tree).build().eval()
     ids = torch.randint(11, (2, 11))
     marks = torch.zeros(2, 11, dtype=torch.bool)
@@ -98,6 +102,26 @@ def test_a_causal_model_decodes_with_a_cache_what_it_says_at_once() -> None:
             layout = Layout.dense(2, part.shape[1], start=at).tagged(global_tokens=marks[:, at : at + chunk])
             parts.append(model.step(part, layout, state, at=slice(None)))
         torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=0)
+
+
+def test_weights_that_are_recorded_make_the_output() -> None:
+    mixer, x = made(), torch.randn(2, 9, 12, dtype=torch.float64)
+    marks = torch.zeros(2, 9, dtype=torch.bool)
+    marks[0, 2] = marks[0, 6] = True
+    layout = Layout.from_lengths([9, 5], 9).tagged(global_tokens=marks)
+    whole = mixer.implied_weights(x, layout, Scope())
+    torch.testing.assert_close(mixer.implied_weights(x, layout, Scope(), rows=slice(1, 4)), whole[:, :, 1:4])
+    own, other = (project(x).unflatten(2, (4, 3)).transpose(1, 2) for project in (mixer.v, mixer.global_v))
+    mixed = torch.where(marks[:, None, :, None], whole @ other, whole @ own)
+    torch.testing.assert_close(mixer.out(mixed.transpose(1, 2).flatten(2)), mixer(x, layout))
+    block = {"attention": {**TREE, "first": 1}}
+    tree = {"kind": "encoder", "d_model": 12, "vocab_size": 9, "stack": {"num_layers": 2, "block": block}}
+    model: Any = read(ModelSpec, tree).build().eval()
+    with record(model) as seen:
+        model(torch.randint(9, (1, 7)))
+    shown = seen["encoder.1.self"].dense()
+    assert shown.shape == (4, 7, 7) and bool((shown[:, 0] > 0).all()) and not shown[:, 3, 6].any()
+    torch.testing.assert_close(shown.sum(-1), torch.ones(4, 7))
 
 
 def test_what_it_cannot_do_is_refused_with_a_reason() -> None:
