@@ -7,6 +7,7 @@ step             one decode step of attention beside F.scaled_dot_product_attent
 chunked          memory and speed of long texts with a learned bias
 linear           mixers of linear cost: growth with the text, beside softmax attention, and of a decode step
 sparse           windows, global tokens and random blocks beside full attention; growth of time and memory
+seeing           recording: maps and reductions of 16,384 tokens, cost when off, short texts beside transformers
 toys             the three toys beside plain torch models trained for the same time (about 7 minutes)
 import           `import attnlib` beside `import torch`
 checkpoints      from a cold process to the first token beside transformers; peak memory of loading
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from benchmarks import calls, checkpoints, embedding, linear, models, sparse, startup, toys
+from benchmarks import calls, checkpoints, embedding, linear, models, seeing, sparse, startup, toys
 from benchmarks.table import Options, Row, cells, header, table
 from benchmarks.timing import CLOCKS
 
@@ -34,12 +35,13 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "chunked": calls.chunked,
     "linear": linear.linear,
     "sparse": sparse.sparse,
+    "seeing": seeing.seeing,
     "import": startup.startup,
     "checkpoints": checkpoints.checkpoints,
     "embed": embedding.embedding,
     "toys": toys.toys,
 }
-NEED_TRANSFORMERS = ("gpt2", "bert", "t5", "checkpoints", "embed")
+NEED_TRANSFORMERS = ("gpt2", "bert", "t5", "checkpoints", "embed", "seeing")
 
 
 def main(arguments: list[str]) -> int:

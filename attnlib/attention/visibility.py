@@ -12,6 +12,7 @@ from attnlib.attention.masks import Mask, Terms, terms
 from attnlib.layout import Coordinates, Layout
 
 Columns = slice | Tensor  # some columns of a batch: a run of them, or their numbers
+SHORT = 256  # tokens up to which parts of a lowered mask are kept
 
 
 class Visibility:
@@ -69,10 +70,18 @@ class Visibility:
         """[B|1, H|1, Q, K] bool of the queries in `rows` and the keys in `keys`; None = all seen."""
         if self.unmasked:
             return None
-        whole = rows == slice(None) and isinstance(keys, slice) and keys == slice(None)
-        if not whole:
+        form = self._kept(rows, keys) if isinstance(keys, slice) else None
+        if form is None:
             return self._lower(rows, keys)
-        return self.once("dense", lambda: self._lower(rows, keys))  # type: ignore[no-any-return]
+        return self.once(form, lambda: self._lower(rows, keys))  # type: ignore[no-any-return]
+
+    def _kept(self, rows: slice, keys: slice) -> str | None:
+        """The name that a part is kept by: the whole, and of a short text all rows over some keys; None = not at all."""
+        if rows == slice(None) and keys == slice(None):
+            return "dense"
+        if torch.compiler.is_compiling() or self.q.tokens > SHORT or rows.indices(self.q.tokens) != (0, self.q.tokens, 1):
+            return None
+        return f"dense {keys.indices(self.k.tokens)}" if self.k.tokens <= SHORT else None
 
     def once(self, form: str, make: Callable[[], Any]) -> Any:
         """`make()`, kept beside a layout that lives as long as what it was made of, else here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,25 @@ from torch.nn.functional import one_hot, pad
 from attnlib.inspect.rows import Application, Block, Call
 
 TILE = 32  # keys looked at together
+
+
+class Tiled(NamedTuple):
+    """Sums over tiles of TILE keys: of the weights, and of each times its distance to the tile's last key; what is over."""
+
+    sums: Tensor  # [B, h, R, tiles]
+    behind: Tensor  # [B, h, R, tiles]
+    rest: Tensor  # [B, h, R, less than TILE]
+
+    @staticmethod
+    def of(weights: Tensor) -> Tiled:
+        whole = weights.shape[-1] // TILE * TILE
+        steps = torch.arange(TILE - 1, -1, -1, dtype=weights.dtype, device=weights.device)
+        both = weights[..., :whole].unflatten(-1, (-1, TILE)) @ torch.stack([torch.ones_like(steps), steps], 1)
+        return Tiled(both[..., 0], both[..., 1], weights[..., whole:])
+
+    def given(self) -> Tensor:
+        """[B, h, R] the sum over all keys."""
+        return self.sums.sum(-1) + self.rest.sum(-1)
 
 
 class Summing:
@@ -35,6 +55,8 @@ class Summing:
         self.positions = seen.q.positions.float(), seen.k.positions.float()
         self.first = (seen.k.positions < sinks).float()  # [B, K]
         self.shift = _shift(seen) if seen.own else None
+        self.dense = seen.q.is_dense and seen.k.is_dense  # positions follow each other
+        self.firsts = self.first[0].cpu().bool()
         self.spans = None if spans is None else [_numbered(*pair) for pair in zip(spans, (call.q, call.k))]
         shape = (seen.q.batch, seen.heads, seen.q.tokens)
         names = ("given", "entropy", "sink", *(("distance",) if seen.own else ()))
@@ -51,19 +73,41 @@ class Summing:
 
     def add(self, block: Block) -> None:
         """One block of rows of some heads."""
-        _, rows, keys, weights = block
+        weights = block.weights
         logs = weights.clamp(min=torch.finfo(weights.dtype).tiny).log_()
-        given = weights.sum(-1)
-        self._put("entropy", block, -torch.linalg.vecdot(weights, logs))
+        tiled = Tiled.of(weights)
+        given = tiled.given()
+        self._put("entropy", block, -logs.mul_(weights).sum(-1))
         self._put("given", block, given)
-        self._put("sink", block, (weights @ self.first[:, None, keys, None].to(weights.dtype))[..., 0])
+        self._put("sink", block, self._sink(block))
         self._targets(block)
         if self.seen.own:
-            q, k = self.positions
-            far = (q[:, None, rows, None] - k[:, None, None, keys]).abs_()
-            self._put("distance", block, torch.linalg.vecdot(weights, far.to(weights.dtype)) / given.clamp(min=1e-30))
-            self._windows(block, far, given)
+            self._put("distance", block, self._distance(block, tiled) / given.clamp(min=1e-30))
+            self._windows(block, tiled, given)
         self._keys(block)
+
+    def _sink(self, block: Block) -> Tensor:
+        """[B, h, R] mass on the first tokens; in a dense text they are the first columns."""
+        first = self.first[:, block.keys]
+        if self.dense:
+            return block.weights[..., : int(self.firsts[block.keys].sum())].sum(-1)
+        return (block.weights * first[:, None, None].to(block.weights.dtype)).sum(-1)
+
+    def _distance(self, block: Block, tiled: Tiled) -> Tensor:
+        """[B, h, R] sum w |q - k|. Keys in tiles before the block's own rows are q - e + e - k away, e the tile's last key:
+        both are positive, so that sums over tiles tell it without loss of digits."""
+        _, rows, keys, weights = block
+        q, k = (side[:, part] for side, part in zip(self.positions, (rows, keys)))
+        tiles = 0 if not self.dense or self.shift is None else max(rows.start + self.shift - keys.start, 0) // TILE
+        split = tiles * TILE
+        far = (q[:, None, :, None] - k[:, None, None, split:]).abs_().to(weights.dtype)
+        found: Tensor = (weights[..., split:] * far).sum(-1)
+        if tiles:
+            ends, mass = k[:, TILE - 1 : split : TILE].double(), tiled.sums[..., :tiles].double()
+            last = ends[:, -1:]
+            found += tiled.behind[..., :tiles].sum(-1) + (mass * (last - ends)[:, None, None]).sum(-1)
+            found += mass.sum(-1) * (q.double() - last)[:, None]
+        return found
 
     def received(self, room: int) -> Tensor:
         """[B, h, room] float64: what the tokens of the text received, each at its number."""
@@ -84,13 +128,15 @@ class Summing:
             self._put("top_weights", block, found)
             self._put("top_keys", block, numbers)
 
-    def _windows(self, block: Block, far: Tensor, given: Tensor) -> None:
+    def _windows(self, block: Block, tiled: Tiled, given: Tensor) -> None:
         if not self.windows:
             return
         if self.shift is None:
+            q, k = (side[:, part] for side, part in zip(self.positions, (block.rows, block.keys)))
+            far = (q[:, None, :, None] - k[:, None, None]).abs_()
             lost = torch.stack([(block.weights * (far > n)).sum(-1) for n in self.windows], -1)
         else:
-            lost = beyond(block, self.shift, self.windows, self.seen.after, given)
+            lost = beyond(block, tiled, self.shift, self.windows, self.seen.after, given)
         mean, most = self.sums["outside"], self.sums["outside_most"]
         mean[:, block.heads] += lost.sum(2, dtype=torch.float64).cpu()
         most[:, block.heads] = torch.maximum(most[:, block.heads], lost.amax(2).double().cpu())
@@ -128,7 +174,9 @@ def largest(weights: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return candidates.values, torch.cat([places, here[whole:].expand(*lead, -1)], -1).gather(-1, candidates.indices)
 
 
-def beyond(block: Block, shift: int, windows: Sequence[int], after: bool, given: Tensor) -> Tensor:
+def beyond(
+    block: Block, tiled: Tiled, shift: int, windows: Sequence[int], after: bool, given: Tensor
+) -> Tensor:
     """[B, h, R, W] mass farther than each window, where query column c stands at key column c + shift: by running sums."""
     _, rows, keys, weights = block
     own = torch.arange(rows.start, rows.stop, device=weights.device)[:, None] + shift - keys.start  # [R, 1]
@@ -136,16 +184,15 @@ def beyond(block: Block, shift: int, windows: Sequence[int], after: bool, given:
     cuts = (own - wide).clamp(0, columns)
     if after:
         cuts = torch.cat([cuts, (own + wide + 1).clamp(0, columns)], -1)
-    found = before(weights, cuts)
+    found = before(weights, tiled, cuts)
     left = found[..., : len(windows)]
     return left + given[..., None] - found[..., len(windows) :] if after else left
 
 
-def before(weights: Tensor, cuts: Tensor) -> Tensor:
+def before(weights: Tensor, tiled: Tiled, cuts: Tensor) -> Tensor:
     """[B, h, R, C] mass of the columns before each of the cuts [R, C]: whole tiles, then what is over."""
     columns, lead = weights.shape[-1], weights.shape[:2]
-    tiles = weights[..., : columns // TILE * TILE].unflatten(-1, (-1, TILE)).sum(-1)
-    running = pad(tiles.cumsum(-1, dtype=torch.float64), (1, 0))  # [B, h, R, tiles + 1]
+    running = pad(tiled.sums.cumsum(-1, dtype=torch.float64), (1, 0))  # [B, h, R, tiles + 1]
     tile = cuts // TILE
     over = tile[..., None] * TILE + torch.arange(TILE, device=weights.device)  # [R, C, TILE]
     part = weights.gather(-1, over.clamp(max=columns - 1).flatten(1).expand(*lead, -1, -1)).unflatten(-1, over.shape[1:])

@@ -1,4 +1,4 @@
-"""Run as a process of its own: the peak memory of one forward and backward, in bytes beyond its inputs.
+"""Run as a process of its own: the peak memory of one piece of work, in bytes beyond its inputs.
 
 The high-water mark of resident memory (VmHWM, which the kernel lets a process reset) less the resident memory just before;
 elsewhere than on Linux the sum of torch's own allocations at its greatest. A short call comes first, so that libraries and
@@ -23,12 +23,13 @@ def _kilobytes(field: str) -> int:
 
 def measure(name: str, tokens: int) -> int:
     """Bytes."""
-    from benchmarks import calls, sparse
+    from benchmarks import calls, seeing, sparse
 
-    kind, _, pattern = name.partition(" ")
+    kind, _, what = name.partition(" ")
+    makers = {"sparse": sparse.work, "seeing": seeing.work}
 
     def made(tokens: int) -> Callable[[], object]:
-        return sparse.work(pattern, tokens) if kind == "sparse" else calls.work(name, tokens)[0]
+        return makers[kind](what, tokens) if kind in makers else calls.work(name, tokens)[0]
 
     made(600 if kind == "sparse" else 64)()
     run = made(tokens)
