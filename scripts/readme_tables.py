@@ -17,6 +17,7 @@ from attnlib.attention.backends.choose import refusals
 from attnlib.attention.backends.protocol import AttentionCall, Backend
 from attnlib.attention.biases import TermSpec
 from attnlib.attention.masks import Causal, Explicit, Mask, Prefix, Window
+from attnlib.attention.products import ProductSpec
 from attnlib.attention.rotary import Scaling
 from attnlib.attention.scores import NormaliserSpec, ScoreRule
 from attnlib.attention.softmax import MixerSpec, Role, SoftmaxAttention
@@ -42,6 +43,7 @@ SLOTS: dict[str, type[Spec]] = {
     "mask": Mask,
     "term, stack.bias": TermSpec,
     "rotary.scaling": Scaling,
+    "scores.product": ProductSpec,
     "scores.normaliser": NormaliserSpec,
     "mlp": FeedForward,
     "norm": Norm,

@@ -59,19 +59,24 @@ class TermSpec(Spec, slot="bias"):
         return self.of(attentions[0])
 
 
-def picked(table: Tensor, place: Coordinates, at: Tensor, *, keys: bool = False) -> Tensor:
-    """table [B, H, T, R] read at [B|1, 1|H, Q, K]: for every pair the value at `at` of its query, or of its key.
-
-    `place` are the coordinates of that side, and of the heads looked at. A table that was cut to a tile's columns already is
-    read as it is.
-    """
-    if at.dim() == 0:  # in a compiled kernel
-        return table[place.row, place.head, place.column, at]
+def cut(table: Tensor, place: Coordinates) -> Tensor:
+    """table [B, H, T, R] of the tokens and heads of a tile; one that was cut to them already comes back as it is."""
     columns = place.column.flatten()
     if len(columns) != table.shape[2]:
         table = table.index_select(2, columns)
     if place.head.numel() != table.shape[1]:  # some of the heads
         table = table.index_select(1, place.head.flatten())
+    return table
+
+
+def picked(table: Tensor, place: Coordinates, at: Tensor, *, keys: bool = False) -> Tensor:
+    """table [B, H, T, R] read at [B|1, 1|H, Q, K]: for every pair the value at `at` of its query, or of its key.
+
+    `place` are the coordinates of that side, and of the heads looked at.
+    """
+    if at.dim() == 0:  # in a compiled kernel
+        return table[place.row, place.head, place.column, at]
+    table = cut(table, place)
     at = at.transpose(-1, -2) if keys else at
     found = table.gather(3, at.expand(*table.shape[:3], at.shape[3]))
     return found.transpose(-1, -2) if keys else found

@@ -48,7 +48,7 @@ class LocalGlobalAttention(SoftmaxAttention):
         return found
 
     def _entry(self, x: Tensor, turn: Turn | None) -> dict[str, Tensor]:
-        k = self._heads(self.global_k(x), self.num_kv_heads, self.k_norm, turn)
+        k = self._keys(x, turn, self.global_k)
         v = self.global_v(x).unflatten(-1, (self.num_kv_heads, self.d_head)).transpose(-3, -2)
         return {**super()._entry(x, turn), "global_k": k, "global_v": v}
 
@@ -71,7 +71,7 @@ class LocalGlobalAttention(SoftmaxAttention):
     ) -> tuple[Tensor, AttentionCall]:
         """The queries [B, H, g, D] of global tokens, and whom they see."""
         asking = x[torch.arange(x.shape[0], device=x.device)[:, None], apart.columns]  # [B, g, M]
-        wide = self._heads(self.global_q(asking), self.num_heads, self.q_norm, self._turn(apart.asking, asking, scope))
+        wide = self._queries(asking, self._turn(apart.asking, asking, scope), self.global_q)
         return wide, call.over(scope.sight(self.mask, apart.asking, keys, self.num_heads))
 
     def implied_weights(
@@ -80,7 +80,7 @@ class LocalGlobalAttention(SoftmaxAttention):
         """[B, H, R, K] of the queries in `rows`: those of global tokens by their own projections."""
         layout = self.located(layout)
         turn = self._turn(layout, x, scope)
-        q, entry = self._heads(self.q(x), self.num_heads, self.q_norm, turn), self._entry(x, turn)
+        q, entry = self._queries(x, turn), self._entry(x, turn)
         call = AttentionCall(scope.sight(self.mask, layout, layout, self.num_heads), self.rule, 0.0, scope.terms)
         if layout.tags is None:
             return weights(q, entry["k"], call, rows=rows)

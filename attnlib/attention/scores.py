@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attnlib.attention.biases import ScoreTerm
+from attnlib.attention.products import DotSpec, Product, ProductSpec
 from attnlib.spec import Spec
 
 
@@ -75,7 +76,7 @@ class SoftmaxSinkSpec(NormaliserSpec, kind="softmax_sink"):
 
 
 class ScoreRule(nn.Module):
-    """scale, softcap and normaliser of one attention, and the terms added to its scores."""
+    """scale, softcap and normaliser of one attention, how its queries meet keys, and the terms added to its scores."""
 
     def __init__(
         self,
@@ -84,11 +85,13 @@ class ScoreRule(nn.Module):
         softcap: float | None = None,
         normaliser: Normaliser | None = None,
         terms: Sequence[ScoreTerm] = (),
+        product: Product | None = None,
     ) -> None:
         super().__init__()
         self.scale = scale
         self.softcap = softcap
         self.normaliser = normaliser or Softmax()
+        self.product = product or Product()
         self.terms = nn.ModuleList(terms)
         # the names of the parts in use: a backend whose list lacks one refuses, so what is new is slow and right
         parts = {"softcap"} if softcap is not None else set()
@@ -103,13 +106,22 @@ class ScoreRule(nn.Module):
 
 
 class ScoresSpec(Spec):
-    """scale: null is d_head^-0.5; by_layer divides it by the layer's number (from 1); softcap: c * tanh(s / c)."""
+    """product: how q meets k. scale: null is d_head^-0.5, or what the product wants; 0 leaves the terms alone.
 
-    scale: float | None = Field(default=None, gt=0)
+    by_layer divides it by the layer's number (from 1). softcap: c * tanh(s / c). normaliser: from scores to weights.
+    """
+
+    product: ProductSpec = DotSpec()
+    scale: float | None = Field(default=None, ge=0)
     by_layer: bool = False
     softcap: float | None = Field(default=None, gt=0)
     normaliser: NormaliserSpec = SoftmaxSpec()
 
     def build(self, *, num_heads: int, d_head: int, layer: int) -> ScoreRule:
-        scale = (d_head**-0.5 if self.scale is None else self.scale) / (layer + 1 if self.by_layer else 1)
-        return ScoreRule(scale=scale, softcap=self.softcap, normaliser=self.normaliser.build(num_heads=num_heads))
+        scale = self.product.scale(d_head) if self.scale is None else self.scale
+        return ScoreRule(
+            scale=scale / (layer + 1 if self.by_layer else 1),
+            softcap=self.softcap,
+            normaliser=self.normaliser.build(num_heads=num_heads),
+            product=self.product.build(num_heads=num_heads, d_head=d_head),
+        )

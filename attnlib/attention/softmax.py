@@ -8,7 +8,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attnlib.attention import disentangled, normalisers, patterns, random_blocks  # noqa: F401  (kinds of parts)
+from attnlib.attention import (  # noqa: F401  (kinds of parts)
+    additive,
+    disentangled,
+    normalisers,
+    patterns,
+    random_blocks,
+    transformer_xl,
+)
 from attnlib.attention.backends.choose import choose
 from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.biases import TermSpec
@@ -106,21 +113,25 @@ class SoftmaxAttention(nn.Module):
         layout = self.located(layout or Layout.dense(x.shape[0], x.shape[1], device=x.device))
         scope = scope or Scope()
         turn = self._turn(layout, x, scope)
-        q = self._heads(self.q(x), self.num_heads, self.q_norm, turn)  # [B, H, T, D]
-        if memory is not None:
-            entry, keys = memory.entry, memory.layout
-        else:
-            entry, keys = self._entry(x, turn), layout
-        if cache is not None:
-            entry, keys = cache.extend(entry), cache.layout
-        shared = scope.terms if memory is None else ()
+        q = self._queries(x, turn)  # [B, H, T, D]
+        entry, keys = (memory.entry, memory.layout) if memory is not None else self._columns(x, layout, turn, cache)
         call = AttentionCall(
             scope.sight(self.mask, layout, keys, self.num_heads),
             self.rule,
             self.dropout if self.training else 0.0,
-            shared,
+            scope.terms if memory is None else (),
         )
-        y = self._weigh(x, q, entry, call, scope)
+        return self.finish(x, self._weigh(x, q, entry, call, scope))
+
+    def _columns(
+        self, x: Tensor, layout: Layout, turn: Turn | None, cache: KeyValueCache | None
+    ) -> tuple[dict[str, Tensor], Layout]:
+        """All that may be attended to, what a cache holds included, and where it stands."""
+        entry = self._entry(x, turn)
+        return (entry, layout) if cache is None else (cache.extend(entry), cache.layout)
+
+    def finish(self, x: Tensor, y: Tensor) -> Tensor:
+        """Heads y [B, H, T, D], made of x [B, T, M], to [B, T, M]."""
         return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def located(self, layout: Layout) -> Layout:
@@ -146,28 +157,35 @@ class SoftmaxAttention(nn.Module):
         dtype = torch.get_autocast_dtype(device) if mixed else x.dtype
         return self.rotary.table(layout, self.d_head, dtype, scope.lengths)
 
-    def _heads(self, flat: Tensor, heads: int, norm: nn.Module, turn: Turn | None) -> Tensor:
-        """[.., T, heads * D] -> [.., heads, T, D], normed and turned."""
+    def _queries(self, x: Tensor, turn: Turn | None, project: nn.Module | None = None) -> Tensor:
+        q: Tensor = self._heads((project or self.q)(x), self.num_heads, self.q_norm)
+        return self._turned(self.rule.product.query(q), turn)
+
+    def _keys(self, x: Tensor, turn: Turn | None, project: nn.Module | None = None) -> Tensor:
+        k: Tensor = self._heads((project or self.k)(x), self.num_kv_heads, self.k_norm)
+        return self._turned(self.rule.product.key(k), turn)
+
+    def _heads(self, flat: Tensor, heads: int, norm: nn.Module) -> Tensor:
+        """[.., T, heads * D] -> [.., heads, T, D], normed."""
         normed = not isinstance(norm, nn.Identity)
         full = normed and cast(int, norm.width) != self.d_head
         if full:
             flat = norm(flat).to(flat.dtype)
-        x = flat.unflatten(-1, (heads, self.d_head))
+        x = flat.unflatten(-1, (heads, -1))
         if normed and not full:
             x = norm(x).to(flat.dtype)
-        x = x.transpose(-3, -2)
+        return x.transpose(-3, -2)  # type: ignore[no-any-return]
+
+    def _turned(self, x: Tensor, turn: Turn | None) -> Tensor:
         return x if turn is None or self.rotary is None else self.rotary.turn(x, turn)
 
     def _entry(self, x: Tensor, turn: Turn | None) -> dict[str, Tensor]:
-        return {
-            "k": self._heads(self.k(x), self.num_kv_heads, self.k_norm, turn),  # [B, G, K, D]
-            "v": self._heads(self.v(x), self.num_kv_heads, _plain, None),
-        }
+        """What is kept of each token: k and v [B, G, K, D]."""
+        return {"k": self._keys(x, turn), "v": self._heads(self.v(x), self.num_kv_heads, _plain)}
 
     def at_rest(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [.., H, T, D] and keys [.., G, T, D] of x [.., T, M], not turned."""
-        k = self._heads(self.k(x), self.num_kv_heads, self.k_norm, None)
-        return self._heads(self.q(x), self.num_heads, self.q_norm, None), k
+        return self._queries(x, None), self._keys(x, None)
 
     def remember(self, x: Tensor, layout: Layout) -> Memory:
         """Keys and values of an encoder's output x [B, S, M]; cross-attention turns nothing."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from attnlib.attention.backends.choose import choose, refusals
 from attnlib.attention.backends.protocol import AttentionCall, Backend
 from attnlib.attention.masks import AllOf, AnyOf, Mask, Not, picture
+from attnlib.attention.products import Product
 from attnlib.attention.scope import Door, standing_at_the_door
 from attnlib.attention.visibility import Visibility
 from attnlib.errors import LayoutError
@@ -179,6 +180,8 @@ def _unwanted(name: str, chosen: str, given: list[Tensor], call: AttentionCall) 
 def _place(path: str, q: Tensor, k: Tensor, call: AttentionCall) -> Place:
     grouped = "" if q.shape[1] == k.shape[1] else f" over {k.shape[1]} key-value heads"
     rule = [f"scale {call.rule.scale:.4g}", *([f"softcap {call.rule.softcap:g}"] if call.rule.softcap else [])]
+    if type(call.rule.product) is not Product:
+        rule.append(type(call.rule.product).__name__)
     rule += [type(term).__name__ for term in call.terms]
     rule += sorted(call.parts - {"softcap", "term"})
     heads = f"{q.shape[1]} heads of {q.shape[3]}{grouped}"

@@ -183,7 +183,8 @@ def drawn(spec: ModelSpec, *, seed: int, device: torch.device, dtype: torch.dtyp
         else:
             table = name.endswith(".table") or ("embedding" in name and "project" not in name)
             p.copy_(noise if table else noise * p.shape[-1] ** -0.5)
-    plain = [m for m in model.modules() if isinstance(m, SoftmaxAttention) and isinstance(m.q_norm, nn.Identity)]
+    every = [m for m in model.modules() if isinstance(m, SoftmaxAttention) and m.rule.scale]
+    plain = [m for m in every if isinstance(m.q_norm, nn.Identity)]
     for module in {id(m.q.weight): m for m in plain}.values():  # layers may share their weights
         module.q.weight.mul_(module.d_head**-0.5 / module.rule.scale)  # T5 leaves the scale to its weights
     return model.to(device=device, dtype=dtype)

@@ -10,6 +10,7 @@ import torch
 from oracle import Row, Token
 from torch import Tensor
 
+from attnlib.attention.additive import Additive
 from attnlib.attention.biases import ALiBi, ScoreTerm, Shaw, T5Relative
 from attnlib.attention.caches import Growing, Rolling, Static
 from attnlib.attention.disentangled import DisentangledSpec
@@ -19,6 +20,7 @@ from attnlib.attention.normalisers.sigmoid import SigmoidWeights
 from attnlib.attention.normalisers.talking_heads import TalkingHeads
 from attnlib.attention.normalisers.top_k import TopK
 from attnlib.attention.scores import Normaliser, Softmax, SoftmaxSink
+from attnlib.attention.transformer_xl import TransformerXLSpec
 from attnlib.layout import Layout
 from attnlib.nn.norms import LayerNormSpec
 
@@ -142,6 +144,10 @@ TERMS: dict[str, TermCase] = {
         lambda: DisentangledSpec(buckets=4, max_distance=9, norm=LayerNormSpec()).build(num_heads=HEADS, d_head=WIDTH),
         oracle.disentangled,
     ),
+    "additive": TermCase(lambda: Additive(num_heads=HEADS, d_head=WIDTH), oracle.additive),
+    "transformer_xl": TermCase(
+        lambda: TransformerXLSpec(max_distance=4).build(num_heads=HEADS, d_head=WIDTH), oracle.transformer_xl
+    ),
 }
 
 
@@ -174,7 +180,8 @@ RULES: dict[str, RuleCase] = {
     "top_k": RuleCase(normaliser=NORMALISERS["top_k"], weigh=oracle.top_k),
     "talking_heads": RuleCase(normaliser=NORMALISERS["talking_heads"], weigh=oracle.talking_heads),
 }
-RARE = {"sigmoid", "sparsemax", "entmax15", "top_k", "talking_heads"}  # meet the others in turn, not each with each
+# these meet the others in turn, not each with each
+RARE = {"sigmoid", "sparsemax", "entmax15", "top_k", "talking_heads", "additive", "transformer_xl"}
 
 
 def mask_cases() -> Iterator[tuple[str, oracle.MaskCase]]:

@@ -227,6 +227,28 @@ def disentangled(term: ScoreTerm, queries: Tensor, keys: Tensor, q: list[Row], k
     return found / math.sqrt(3 * width)
 
 
+def additive(term: ScoreTerm, queries: Tensor, keys: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+    """v tanh(W s + U h), its two projections being q and k."""
+    heads, weight = queries.shape[1], dict(term.named_parameters())["weight"].double()
+    own = torch.stack([keys[:, h * keys.shape[1] // heads] for h in range(heads)], 1)
+    return torch.einsum("hd,bhijd->bhij", weight, torch.tanh(queries[:, :, :, None] + own[:, :, None]))
+
+
+def transformer_xl(term: ScoreTerm, queries: Tensor, keys: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+    """(q W R + u k + v W R) / sqrt(D): R holds sin and cos of distances i - j, which end at 4."""
+    heads, width = queries.shape[1], queries.shape[3]
+    named = {name: p.double() for name, p in term.named_parameters()}
+    rows = [
+        [f(d / 10000 ** (2 * i / (heads * width))) for f in (math.sin, math.cos) for i in range(heads * width // 2)]
+        for d in range(-4, 5)
+    ]
+    table = (torch.tensor(rows, dtype=torch.float64) @ named["r.weight"].T).unflatten(1, (heads, width))
+    index = [[[max(-4, min(4, -d)) + 4 for d in line] for line in row] for row in _distances(q, k)]
+    own = torch.stack([keys[:, h * keys.shape[1] // heads] for h in range(heads)], 1)
+    found = torch.einsum("bhid,bijhd->bhij", queries + named["v"][:, None], table[torch.tensor(index)])
+    return (found + torch.einsum("hd,bhjd->bhj", named["u"], own)[:, :, None]) / math.sqrt(width)
+
+
 def attention(
     q: Tensor,
     k: Tensor,

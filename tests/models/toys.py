@@ -47,6 +47,12 @@ SINKS = ["causal", {"kind": "any", "masks": [{"kind": "first", "count": 2}, {"ki
 HALF = [1.0, 2.0]  # LongRoPE's factors: two pairs where 4 channels turn
 
 NORMALISERS: list[Any] = ["sigmoid", "sparsemax", "entmax15", {"kind": "top_k", "count": 3}, "talking_heads"]
+SCORES: list[Tree] = [
+    {"scores": {"product": "bilinear"}, "num_kv_heads": 2},
+    {"scores": {"product": "cosine"}, "num_kv_heads": 2, "bias": True},
+    {"scores": {"scale": 0}, "term": "additive", "num_kv_heads": 2},
+    {"term": {"kind": "transformer_xl", "max_distance": 5, "both": False}, "rotary": None},
+]
 
 
 def each(kinds: Iterable[Tree], **alike: Any) -> Tree:
@@ -95,6 +101,7 @@ DECODERS: dict[str, Tree] = {
         head={"kind": "lm", "softcap": 5.0, "bias": True},
     ),
     "normalisers": decoder(stack=each({"scores": {"normaliser": kind}} for kind in NORMALISERS)),
+    "scores": decoder(stack=each(SCORES)),
     "window": decoder(block(attention=attention(mask=WINDOW, rotary=rotary()))),
     "chunk": decoder(block(attention=attention(mask=["causal", {"kind": "chunk", "size": 3}], rotary=rotary()))),
     "sinks": decoder(block(attention=attention(mask=SINKS, rotary=rotary()))),
