@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,12 +78,14 @@ def stack_config(stack: StackSpec, side: Side) -> dict[str, Any]:
     }
 
 
-def stack_rules(stack: StackSpec, theirs: str, ours: str) -> list[Rename]:
-    """The names of the tensors of one stack's blocks."""
+def stack_rules(
+    stack: StackSpec, theirs: str, ours: str, attention: Mapping[str, str] = ATTENTION
+) -> list[Rename]:
+    """The names of the tensors of one stack's blocks; `attention`: those of self-attention."""
     block, body = f"{theirs}layers.{{i}}.", f"{ours}blocks.{{i}}."
     norm = "outer" if stack.layers[0].placement == "post" else "before"
     rules = [
-        *renames(f"{block}self_attn.", f"{body}attention.body.", ATTENTION),
+        *renames(f"{block}self_attn.", f"{body}attention.body.", attention),
         *renames(block, body, {"self_attn_layer_norm": f"attention.{norm}", "final_layer_norm": f"mlp.{norm}"}),
         *renames(block, f"{body}mlp.body.", {"fc1": "up", "fc2": "down"}),
     ]

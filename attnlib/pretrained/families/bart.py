@@ -9,6 +9,7 @@ from attnlib.errors import CheckpointError
 from attnlib.models.encoder_decoder import EncoderDecoderSpec
 from attnlib.models.heads import ClassifyHeadSpec, HeadSpec, LMHeadSpec, NoHeadSpec, SpanHeadSpec
 from attnlib.models.spec import ModelSpec
+from attnlib.models.stack import StackSpec
 from attnlib.nn.embeddings import EmbeddingSpec, LearnedSpec, PositionSpec, SinusoidalSpec
 from attnlib.nn.init import Normal
 from attnlib.pretrained.family import Family, HFConfig, Sample
@@ -35,6 +36,7 @@ class Bart(Family):
     uncovered = "the decoder alone, layerdrop"
     wiring: ClassVar[Wiring] = Wiring(placement="post", final_norm=False)
     embedding_norm: ClassVar[bool] = True
+    prefix: ClassVar[str] = "model."
     start: ClassVar[int] = 2  # where a config does not say how the decoder begins
 
     # -- configs ----------------------------------------------------------------------------------------------------
@@ -112,10 +114,10 @@ class Bart(Family):
         if not isinstance(spec, EncoderDecoderSpec):
             raise CheckpointError("model", f"is of kind {spec.kind!r}", "wish an encoder_decoder")
         headless = isinstance(spec.head, NoHeadSpec)
-        top = "" if headless else "model."
+        top = "" if headless else self.prefix
         rules: list[Rule | Tied | Ignore] = self.token_rules(spec, top)
         for side, ours in SIDES.items():
-            rules += stack_rules(spec.encoder if side == "encoder" else spec.decoder, f"{top}{side}.", f"{side}.")
+            rules += self.block_rules(spec.encoder if side == "encoder" else spec.decoder, f"{top}{side}.", f"{side}.")
             rules += self.position_rules(spec, f"{top}{side}.embed_positions.weight", ours)
             if self.wiring.final_norm:
                 rules += renames(f"{top}{side}.", f"{side}.", {"layer_norm": "final_norm"})
@@ -123,8 +125,11 @@ class Bart(Family):
                 rules += renames(f"{top}{side}.", ours, {"layernorm_embedding": "norm"})
             rules.append(Ignore(f"{top}{side}.version", "a mark of the files of old"))
         names = ("shared.weight", "encoder.{*}", "decoder.{*}")
-        other = [Alias(f"model.{name}", name) if headless else Alias(name, f"model.{name}") for name in names]
+        other = [Alias(f"{self.prefix}{n}", n) if headless else Alias(n, f"{self.prefix}{n}") for n in names]
         return Table([*rules, *self.head_rules(spec)], other)
+
+    def block_rules(self, stack: StackSpec, theirs: str, ours: str) -> list[Rename]:
+        return stack_rules(stack, theirs, ours)
 
     def token_rules(self, spec: EncoderDecoderSpec, top: str) -> list[Rule | Tied | Ignore]:
         copies = (Tied(f"{top}{side}.embed_tokens.weight", "embedding.token.weight") for side in SIDES)

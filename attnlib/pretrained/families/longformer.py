@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attnlib.attention.local_global import LocalGlobalSpec
-from attnlib.attention.masks import AnyOf, Global, Mask, Window
+from attnlib.attention.masks import AnyOf, Global, Window
 from attnlib.errors import CheckpointError
 from attnlib.models.block import BlockSpec
 from attnlib.models.encoder import EncoderSpec
@@ -18,31 +18,42 @@ from attnlib.pretrained.families.bert import Rules
 from attnlib.pretrained.families.roberta import Roberta
 from attnlib.pretrained.family import HFConfig, Sample
 from attnlib.pretrained.parts import part
-from attnlib.pretrained.rules import Rename, renames
+from attnlib.pretrained.rules import renames
 
-ATTENTION = "model.stack.block.attention"
+GLOBAL_NAMES = {"query_global": "global_q", "key_global": "global_k", "value_global": "global_v"}
 
 
-def windows_from(config: HFConfig, layers: int) -> list[int]:
-    """Tokens seen to either side, a layer each: half of `attention_window`, one number or a list."""
+def windowed(stack: StackSpec, config: HFConfig, first: int = 0) -> StackSpec:
+    """A stack of alike blocks with the windows of a config, half to either side: `attention_window`, one or a list."""
     given = config.tree.get("attention_window", 512)
-    listed = list(given) if isinstance(given, list | tuple) else [given] * layers
-    if len(listed) != layers or any(not isinstance(n, int) or n < 2 or n % 2 for n in listed):
-        raise CheckpointError("config.json: attention_window", f"is {given!r}", f"wish even numbers, one or {layers}")
-    return [n // 2 for n in listed]
+    listed = list(given) if isinstance(given, list | tuple) else [given] * stack.num_layers
+    if len(listed) != stack.num_layers or any(not isinstance(n, int) or n < 2 or n % 2 for n in listed):
+        wish = f"wish even numbers, one or {stack.num_layers}"
+        raise CheckpointError(f"{config.where}: attention_window", f"is {given!r}", wish)
+    block = stack.layers[0]
+    told = {name: getattr(block.attention, name) for name in block.attention.model_fields_set} | {"first": first}
+
+    def of(window: int) -> BlockSpec:
+        mask = Window(before=window // 2, after=window // 2) | Global()
+        return block.replace(attention=LocalGlobalSpec(**told | {"mask": mask}))
+
+    if len(set(listed)) == 1:
+        return stack.replace(block=of(listed[0]))
+    blocks = {f"window {window}": of(window) for window in sorted(set(listed))}
+    return stack.replace(block=None, blocks=blocks, pattern=tuple(f"window {window}" for window in listed))
 
 
-def local_and_global(reach: int) -> Mask:
-    """A window, and all that is global."""
-    return Window(before=reach, after=reach) | Global()
-
-
-def reach_of(mask: Mask, where: str) -> int:
-    """The tokens to either side of such a mask."""
-    match mask:
-        case AnyOf(masks=(Window(before=int(before), after=int(after)), Global())) if before == after:
-            return before
-    raise CheckpointError(f"{where}.mask", "is not any of [window, global]", "wish equal bounds to either side, and global")
+def windows_config(stack: StackSpec, where: str) -> dict[str, Any]:
+    """What a config says of those windows."""
+    windows = []
+    for layer in stack.layers:
+        match part(layer.attention, LocalGlobalSpec, where).mask:
+            case AnyOf(masks=(Window(before=int(before), after=int(after)), Global())) if before == after:
+                windows.append(2 * before)
+            case _:
+                fact = "is not any of [window, global]"
+                raise CheckpointError(f"{where}.mask", fact, "wish equal bounds to either side, and global")
+    return {"attention_window": windows}
 
 
 class Longformer(Roberta):
@@ -60,19 +71,8 @@ class Longformer(Roberta):
     prefix = "longformer."
 
     def stack(self, config: HFConfig, block: BlockSpec) -> StackSpec:
-        layers = config.get(self.keys["layers"], int)
-        reaches = windows_from(config, layers)
-        plain = block.attention
-        first = int(self.architectures[self.architecture(config)] == "classify")
-        common = {name: getattr(plain, name) for name in plain.model_fields_set}
-
-        def of(reach: int) -> BlockSpec:
-            return block.replace(attention=LocalGlobalSpec(**common, mask=local_and_global(reach), first=first))
-
-        if len(set(reaches)) == 1:
-            return StackSpec(num_layers=layers, block=of(reaches[0]))
-        blocks = {f"window {reach}": of(reach) for reach in sorted(set(reaches))}
-        return StackSpec(num_layers=layers, blocks=blocks, pattern=tuple(f"window {reach}" for reach in reaches))
+        first = self.architectures[self.architecture(config)] == "classify"
+        return windowed(super().stack(config, block), config, first=int(first))
 
     def head(self, config: HFConfig, kind: str, norm: LayerNormSpec) -> HeadSpec:
         made = super().head(config, kind, norm)
@@ -82,14 +82,11 @@ class Longformer(Roberta):
         return made
 
     def config_of(self, spec: EncoderSpec) -> dict[str, Any]:
-        attentions = [part(layer.attention, LocalGlobalSpec, ATTENTION) for layer in spec.stack.layers]
-        windows = [2 * reach_of(attention.mask, ATTENTION) for attention in attentions]
-        return {**super().config_of(spec), "attention_window": windows}
+        return {**super().config_of(spec), **windows_config(spec.stack, "model.stack.block.attention")}
 
     def layer_rules(self, spec: ModelSpec, top: str) -> Rules:
-        names = {f"attention.self.{name}_global": f"attention.body.global_{name[0]}" for name in ("query", "key", "value")}
-        more: list[Rename] = list(renames(top + self.layer, "stack.blocks.{i}.", names))
-        return [*super().layer_rules(spec, top), *more]
+        theirs, ours = f"{top}{self.layer}attention.self.", "stack.blocks.{i}.attention.body."
+        return [*super().layer_rules(spec, top), *renames(theirs, ours, GLOBAL_NAMES)]
 
     def samples(self) -> Mapping[str, Sample]:
         masked, headless, classes, tags = self.architectures
