@@ -51,9 +51,10 @@ def build(name: str, task: Task, width: int) -> nn.Module:
         return {"num_layers": 2, "final_norm": "rms", "block": block}
 
     room = max(task.room(n) for n in task.lengths)
+    # embeddings of size 1: from 0.02 softmax attention did not learn recall of 16 pairs in 600 steps, from 1 in 400
     tree: dict[str, Any] = {"kind": task.stack, "d_model": width, "vocab_size": task.vocab,
                             "embedding": {"position": {"kind": "learned", "max_length": room}},
-                            "init": {"kind": "fan_in", "embedding": 0.02, "zero_out": True}}  # fmt: skip
+                            "init": {"kind": "fan_in", "embedding": 1.0, "zero_out": True}}  # fmt: skip
     if task.stack == "encoder_decoder":
         tree |= {"encoder": stack(False), "decoder": stack(True, cross=True), "head": {"kind": "lm", "tied": False}}
     elif task.stack == "encoder":

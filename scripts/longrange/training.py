@@ -33,7 +33,7 @@ def trained(task: Task, kind: str, seed: int, *, steps: int, width: int = 64) ->
     """Trained on every length in turns, by Muon, whose rate falls to zero over the second half; less where all is right."""
     torch.manual_seed(seed)
     model = build(kind, task, width)
-    optimizer = Muon(lr=0.02, others=AdamW(lr=0.02, weight_decay=0.0)).build(model)
+    optimizer = Muon(lr=0.02, others=AdamW(lr=0.01, weight_decay=0.0)).build(model)
     made = torch.Generator().manual_seed(1000 + seed)
     begun, taken, lately = time.perf_counter(), 0, [0.0] * len(task.lengths) * 6
     while taken < steps and min(lately) < ENOUGH:
