@@ -61,10 +61,10 @@ def columns_by_rows(sight: Visibility, rows: int) -> list[tuple[slice, slice | T
 def cost(sight: Visibility) -> float | None:
     """Static: about which part of all pairs the blocks hold, from positions alone; None = not known to the host."""
     q, k = sight.q, sight.k
-    starts = (q.start, k.start) if q.is_dense and k.is_dense else (0, 0) if q is k and q.extent else None
+    starts = (q.start, k.start) if q.is_dense and k.is_dense else (0, 0) if q.extent and k.extent else None
     if starts is None or not q.tokens or not k.tokens:
         return None
-    tokens = (q.tokens, k.tokens) if q.is_dense and k.is_dense else (q.extent or 0, q.extent or 0)
+    tokens = (q.tokens, k.tokens) if q.is_dense and k.is_dense else (q.extent or 0, k.extent or 0)
     key = ("cost of tiles", sight.mask, starts, tokens, sight.heads)
     made: float = q.once(key, lambda: _cost(sight, (starts[0] or 0, starts[1] or 0), tokens))
     return made

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 
 from attnlib import BigBird, Causal, First, Mask, Window, attend
 from benchmarks.calls import HEADS, WIDTH, peak, peak_method, slope
-from benchmarks.table import Options, Row
+from benchmarks.table import Options, Row, compared
 from benchmarks.timing import interleaved
 
 WINDOW: Mask = Causal() & Window(before=255)
@@ -54,6 +56,42 @@ def sparse(options: Options) -> Iterator[Row]:
     blocks, dense = (peak(name, most) for name in ("chunked", "dense"))
     yield Row(name="T5 bias memory", ours=blocks, baseline=dense, unit="MiB", value=blocks / dense, limit=0.05,
               note=f"{most} tokens, forward and backward in blocks of rows, beside dense biased SDPA")  # fmt: skip
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        return
+    yield longformer(options)
+
+
+@torch.no_grad()
+def longformer(options: Options) -> Row:
+    """Two layers of Longformer base's attention, three global tokens, beside transformers on the same weights."""
+    from transformers import LongformerConfig, LongformerModel
+
+    from attnlib import Layout, load
+
+    tokens = 1024 if options.quick else 4096
+    config = LongformerConfig(
+        vocab_size=100, hidden_size=HEADS * WIDTH, num_hidden_layers=2, num_attention_heads=HEADS, intermediate_size=2048,
+        attention_window=512, max_position_embeddings=tokens + 2, pad_token_id=1,
+    )  # fmt: skip
+    theirs = LongformerModel(config).eval()
+    with TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        ours: Any = load(folder)
+    ids, marks = torch.randint(5, 100, (1, tokens)), torch.zeros(1, tokens, dtype=torch.long)
+    marks[0, [0, 100, tokens // 2]] = 1
+    layout = Layout.dense(1, tokens).tagged(global_tokens=marks)
+    wanted = theirs(ids, global_attention_mask=marks)[0]
+    error = float((ours(ids, layout).last - wanted).abs().max() / wanted.abs().max())
+    if not error <= 2e-5:
+        raise RuntimeError(f"Longformer differs from transformers by {error:.1e} of the greatest")
+    mine, other = interleaved(
+        lambda: lambda: ours(ids, Layout.dense(1, tokens).tagged(global_tokens=marks)),
+        lambda: lambda: theirs(ids, global_attention_mask=marks), repeats=min(options.repeats, 5), clock=options.clock,
+    )  # fmt: skip
+    return compared("Longformer encode", mine, other, limit=1.0,
+                    note=f"{tokens} tokens, window 512, 3 global, 2 layers, width {HEADS * WIDTH}, float32")  # fmt: skip
 
 
 def work(name: str, tokens: int) -> Callable[[], object]:

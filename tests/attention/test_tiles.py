@@ -144,6 +144,15 @@ def test_long_sparse_texts_choose_it_and_others_do_not() -> None:
     assert choose(q, q, q, call).name == "tiles"
 
 
+def test_long_texts_with_tagged_tokens_choose_it_whoever_is_tagged() -> None:
+    marks = torch.zeros(1, 2048)
+    marks[0, 9] = 1
+    layout, q = Layout.dense(1, 2048).tagged(global_tokens=marks), torch.zeros(1, 2, 2048, 8)
+    for queries in (layout, Layout.dense(1, 2048)):
+        sight = Visibility(Window(before=63, after=63) | Global(), queries, layout, 2)
+        assert choose(q, q, q, AttentionCall(sight, ScoreRule(scale=1.0))).name == "tiles"
+
+
 def test_work_of_a_long_window_is_linear() -> None:
     def pairs(tokens: int, mask: Mask) -> int:
         plan = tiling.tiling(call_of(mask, tokens)[1].visibility, 2)
