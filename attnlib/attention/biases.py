@@ -10,7 +10,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attnlib.layout import Coordinates
+from attnlib.attention.masks import Mask
+from attnlib.layout import Coordinates, Layout
 from attnlib.spec import FieldError, Spec
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class ScoreTerm(nn.Module):
         """All that `score` reads and gradients reach. Content terms project q [B, H, Q, D], k [B, G, K, D] here, once."""
         raise NotImplementedError
 
+    def within(self, layouts: tuple[Layout, Layout], q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+        """The same for a term that must know where all queries and all keys stand."""
+        return self.tensors(q, k)
+
     def score(self, tensors: tuple[Tensor, ...], q: Coordinates, k: Coordinates) -> Tensor:
         """The addend, broadcast from the coordinates: [B|1, H|1, Q, K] in a tile, a scalar in a compiled kernel."""
         raise NotImplementedError
@@ -45,6 +50,9 @@ class TermSpec(Spec, slot="bias"):
     """
 
     by_head: ClassVar[bool] = True
+
+    def check(self, *, mask: Mask, cross: bool) -> None:
+        """Raises FieldError, naming a field of this spec, where it cannot stand beside a mask, or in cross-attention."""
 
     def build(self, *, num_heads: int, d_head: int) -> ScoreTerm:
         """The term alone, for so many heads of this width."""

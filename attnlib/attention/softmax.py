@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnlib.attention import (  # noqa: F401  (kinds of parts)
     additive,
+    block_routing,
     disentangled,
     normalisers,
     patterns,
@@ -18,7 +19,7 @@ from attnlib.attention import (  # noqa: F401  (kinds of parts)
 )
 from attnlib.attention.backends.choose import choose
 from attnlib.attention.backends.protocol import AttentionCall
-from attnlib.attention.biases import TermSpec
+from attnlib.attention.biases import ScoreTerm, TermSpec
 from attnlib.attention.caches import KeyValueCache, LayerCache, Memory, Slots
 from attnlib.attention.masks import Everything, Mask, Retention
 from attnlib.attention.rotary import Rotary, Turn
@@ -92,6 +93,7 @@ class SoftmaxAttention(nn.Module):
         self.num_heads, self.num_kv_heads, self.d_head = num_heads, num_kv_heads, d_head
         self.mask, self.rotary, self.rule = mask or Everything(), rotary, rule
         source = d_model if d_memory is None else d_memory
+        self.crosses = d_memory is not None
         self.q = Linear(d_model, num_heads * d_head, bias="q" in bias)
         self.k = Linear(source, num_kv_heads * d_head, bias="k" in bias)
         self.v = Linear(source, num_kv_heads * d_head, bias="v" in bias)
@@ -119,7 +121,7 @@ class SoftmaxAttention(nn.Module):
             scope.sight(self.mask, layout, keys, self.num_heads),
             self.rule,
             self.dropout if self.training else 0.0,
-            scope.terms if memory is None else (),
+            self._terms(scope, entry) if memory is None else (),
         )
         return self.finish(x, self._weigh(x, q, entry, call, scope))
 
@@ -129,6 +131,10 @@ class SoftmaxAttention(nn.Module):
         """All that may be attended to, what a cache holds included, and where it stands."""
         entry = self._entry(x, turn)
         return (entry, layout) if cache is None else (cache.extend(entry), cache.layout)
+
+    def _terms(self, scope: Scope, entry: dict[str, Tensor]) -> tuple[ScoreTerm, ...]:
+        """What is added to the scores beside the rule's own terms."""
+        return scope.terms
 
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
         """Heads y [B, H, T, D], made of x [B, T, M], to [B, T, M]."""
@@ -238,6 +244,11 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
         d_head = self.d_head or d_model // self.num_heads
         if self.rotary is not None:
             self.rotary.check(d_head)
+        if self.term is not None:
+            try:
+                self.term.check(mask=self.mask, cross=role == "cross")
+            except FieldError as error:
+                raise FieldError(f"term.{error.field}", error.fact, error.wish, error.hint) from None
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
         groups = self.num_kv_heads or self.num_heads

@@ -41,7 +41,9 @@ class TransformerXL(ScoreTerm):
         """(q + v) . W R [B, H, Q, distances] and u . k [B, H, K, 1], scaled."""
         least = -self.max_distance if self.both else 0
         distance = torch.arange(least, self.max_distance + 1, device=q.device)
-        table = sinusoids(distance, self.r.in_features, order="half_split").to(self.r.weight.dtype)
+        weight: Tensor = self.r.weight
+        digits = torch.promote_types(weight.dtype, torch.float32)
+        table = sinusoids(distance, weight.shape[1], order="half_split", dtype=digits).to(weight.dtype)
         met = self.r(table).to(q.dtype).unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)  # [H, D, R]
         u, v = (bias.to(q.dtype) for bias in (self.u, self.v))
         keys = k @ u.unflatten(0, (k.shape[1], -1)).transpose(-1, -2)  # [B, G, K, H/G]

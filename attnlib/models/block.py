@@ -9,7 +9,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlib.attention import beside, linear, local_global, recurrent  # noqa: F401  (kinds of mixers)
+from attnlib.attention import (  # noqa: F401  (kinds of mixers)
+    beside,
+    differential,
+    forgetting,
+    gated,
+    linear,
+    local_global,
+    recurrent,
+)
 from attnlib.attention.caches import Memory
 from attnlib.attention.scope import Scope
 from attnlib.attention.softmax import MixerSpec, Role

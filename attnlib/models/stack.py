@@ -213,6 +213,12 @@ class StackSpec(Spec):
         heads = {b.attention.num_heads if isinstance(b.attention, SoftmaxAttentionSpec) else None for b in self.layers}
         if self.bias is not None and (None in heads or (self.bias.by_head and len(heads) > 1)):
             raise FieldError(f"{path}.bias", "shared by layers of unlike heads", "give every block the same num_heads")
+        for layer in self.layers if self.bias is not None else ():
+            assert self.bias is not None and isinstance(layer.attention, SoftmaxAttentionSpec)
+            try:
+                self.bias.check(mask=layer.attention.mask, cross=False)
+            except FieldError as error:
+                raise FieldError(f"{path}.bias.{error.field}", error.fact, error.wish, error.hint) from None
 
     def build(self, *, d_model: int, d_memory: int | None = None, path: str = "stack") -> Stack:
         blocks = [spec.build(d_model=d_model, layer=i, d_memory=d_memory) for i, spec in enumerate(self.layers)]

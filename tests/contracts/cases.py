@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attnlib.attention.additive import Additive
 from attnlib.attention.biases import ALiBi, ScoreTerm, Shaw, T5Relative
+from attnlib.attention.block_routing import BlockRouting
 from attnlib.attention.caches import Growing, Rolling, Static
 from attnlib.attention.disentangled import DisentangledSpec
 from attnlib.attention.masks import Retention
@@ -148,6 +149,7 @@ TERMS: dict[str, TermCase] = {
     "transformer_xl": TermCase(
         lambda: TransformerXLSpec(max_distance=4).build(num_heads=HEADS, d_head=WIDTH), oracle.transformer_xl
     ),
+    "block_routing": TermCase(lambda: BlockRouting(size=2, count=2), oracle.block_routing),
 }
 
 
@@ -181,7 +183,7 @@ RULES: dict[str, RuleCase] = {
     "talking_heads": RuleCase(normaliser=NORMALISERS["talking_heads"], weigh=oracle.talking_heads),
 }
 # these meet the others in turn, not each with each
-RARE = {"sigmoid", "sparsemax", "entmax15", "top_k", "talking_heads", "additive", "transformer_xl"}
+RARE = {"sigmoid", "sparsemax", "entmax15", "top_k", "talking_heads", "additive", "transformer_xl", "block_routing"}
 
 
 def mask_cases() -> Iterator[tuple[str, oracle.MaskCase]]:

@@ -66,6 +66,9 @@ def make(cell: Cell, where: LayoutCase, case: oracle.MaskCase, seen: Tensor) -> 
     rule = ScoreRule(scale=wanted.scale, softcap=wanted.softcap, normaliser=normaliser, terms=terms)
     call = AttentionCall(Visibility(case.mask, where.q, where.k, HEADS), rule)
     added = TERMS[cell.term].added(terms[0], q, k, where.queries, where.keys) if terms else None
+    if added is not None and (added == -torch.inf).any():  # what a term hides is not seen
+        seen = seen & (added > -torch.inf)
+        added = added.masked_fill(added == -torch.inf, 0.0)
     sink = getattr(normaliser, "sink", None)
     weigh = None if wanted.weigh is None else partial(wanted.weigh, normaliser)
     out = oracle.attention(q, k, v, seen, scale=wanted.scale, softcap=wanted.softcap, sink=sink, added=added, weigh=weigh)

@@ -249,6 +249,28 @@ def transformer_xl(term: ScoreTerm, queries: Tensor, keys: Tensor, q: list[Row],
     return (found + torch.einsum("hd,bhjd->bhj", named["u"], own)[:, :, None]) / math.sqrt(width)
 
 
+def block_routing(term: ScoreTerm, queries: Tensor, keys: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+    """0 in the query's own block of 2 and in the earlier one whose mean key has the greatest product with it, else -inf."""
+    heads = queries.shape[1]
+    queries, keys = queries.detach(), keys.detach()
+    found = torch.full((*queries.shape[:3], keys.shape[2]), -torch.inf, dtype=torch.float64)
+    for b, (asking, there) in enumerate(zip(q, k)):
+        for h in range(heads):
+            for i, one in enumerate(asking):
+                blocks: dict[int, list[int]] = {}
+                for j, other in enumerate(there):
+                    if one is not None and other is not None and one.segment == other.segment:
+                        blocks.setdefault(other.position // 2, []).append(j)
+                met = {
+                    number: float(queries[b, h, i] @ sum(keys[b, h * keys.shape[1] // heads, j] for j in at) / len(at))
+                    for number, at in blocks.items()
+                    if one is not None and number < one.position // 2
+                }
+                own = [] if one is None else blocks.get(one.position // 2, [])
+                found[b, h, i, own + (blocks[max(met, key=lambda n: met[n])] if met else [])] = 0.0
+    return found
+
+
 def attention(
     q: Tensor,
     k: Tensor,

@@ -194,6 +194,7 @@ def test_threads_on_one_model_get_right_results(name: str) -> None:
 
 # which models which backend refuses; reference and chunked take all
 CONTENT = {name for name in ALL if "shaw" in name or "disentangled" in name} | {"scores"}
+CONTENT |= {name for name in ALL if "forgetting" in name}
 UNFUSED = {"softcap_sink", "normalisers"}
 REFUSED = {"sdpa": UNFUSED, "varlen": {*UNFUSED, *CONTENT}}
 

@@ -52,6 +52,7 @@ SCORES: list[Tree] = [
     {"scores": {"product": "cosine"}, "num_kv_heads": 2, "bias": True},
     {"scores": {"scale": 0}, "term": "additive", "num_kv_heads": 2},
     {"term": {"kind": "transformer_xl", "max_distance": 5, "both": False}, "rotary": None},
+    {"term": {"kind": "block_routing", "size": 2, "count": 2}, "num_kv_heads": 2},
 ]
 
 
@@ -205,6 +206,22 @@ PAIRS: dict[str, Tree] = {
         head={"kind": "lm", "tied": False, "bias": True},
     ),
 }  # fmt: skip
+
+# softmax attention that does more: in each stack, those that cross as cross-attention too
+KINDS: dict[str, Tree] = {
+    "gated": {"kind": "gated", "num_heads": 4, "num_kv_heads": 2, "rotary": rotary()},
+    "gated_channels": {"kind": "gated", "num_heads": 2, "gate": "channel"},
+    "differential": {"kind": "differential", "num_heads": 4, "num_kv_heads": 2, "rotary": rotary()},
+    "forgetting": {"kind": "forgetting", "num_heads": 4, "num_kv_heads": 2, "gate": "head"},
+}
+DECODERS |= {name: decoder(block(attention=tree | {"mask": "causal"})) for name, tree in KINDS.items()}
+DECODERS["forgetting_sinks"] = decoder(block(attention=KINDS["forgetting"] | {"mask": SINKS, "gate": None}))
+ENCODERS |= {f"encoder_{name}": encoder(block(attention=KINDS[name])) for name in ("gated", "differential", "forgetting")}
+PAIRS |= {
+    f"pair_{name}": pair(block(attention=tree), block(attention=tree | {"mask": "causal"}, cross=tree | {"rotary": None}))
+    for name, tree in KINDS.items()
+    if name in ("gated", "differential")
+}
 
 # what mixes tokens other than by softmax: a new kind is one more line here, and meets every test of this folder
 MIXERS: dict[str, Tree] = {

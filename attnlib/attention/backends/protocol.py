@@ -38,7 +38,8 @@ class AttentionCall:
 
     def bind(self, q: Tensor, k: Tensor) -> list[tuple[Tensor, ...]]:
         """The tensors of every term, projected once for the whole call."""
-        return [term.tensors(q, k) for term in self.terms]
+        layouts = self.visibility.q, self.visibility.k
+        return [term.within(layouts, q, k) for term in self.terms]
 
     def added(
         self, bound: list[tuple[Tensor, ...]], rows: slice = slice(None), keys: Columns = slice(None)

@@ -1,0 +1,184 @@
+"""Attention that does more than weigh values by a softmax, by the formulas of the papers, a pair at a time in float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from test_scores import WIDTH, text
+from torch import Tensor
+
+from attnlib.attention.softmax import MixerSpec
+from attnlib.errors import SpecError
+from attnlib.layout import Layout
+from attnlib.models.spec import ModelSpec
+from attnlib.spec import read
+
+HEADS, GROUPS, D = 4, 2, 3
+
+
+def module(layer: int = 2, d_memory: int | None = None, **tree: Any) -> Any:
+    spec = read(MixerSpec, {"num_heads": HEADS, "num_kv_heads": GROUPS} | tree)
+    made = spec.build(d_model=WIDTH, layer=layer, d_memory=d_memory).double()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in made.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) * 0.6)
+    return made.eval()
+
+
+def part(weight: Tensor, number: int, width: int, x: Tensor) -> Tensor:
+    """Rows `number` of a projection, so many of `width`, of one token x [M]."""
+    return weight[number * width : (number + 1) * width] @ x
+
+
+def softmax(scores: list[Any]) -> list[Any]:
+    powers = [math.e**score for score in scores]
+    return [power / sum(powers) for power in powers]
+
+
+def maps(m: Any, x: Tensor, t: int, h: int, added: Any = lambda j: 0.0) -> list[Any]:
+    """Causal weights of token t in map h."""
+    g = h // (HEADS // GROUPS)
+    q = part(m.q.weight, h, D, x[t])
+    return softmax([q @ part(m.k.weight, g, D, x[j]) / math.sqrt(D) + added(j) for j in range(t + 1)])
+
+
+def gated(m: Any, x: Tensor, t: int) -> Tensor:
+    heads = []
+    for h in range(HEADS):
+        y = sum(w * part(m.v.weight, h // 2, D, x[j]) for j, w in enumerate(maps(m, x, t, h)))
+        width = m.gate.weight.shape[0] // HEADS
+        heads.append(y / (1 + math.e ** -part(m.gate.weight, h, width, x[t])))
+    return m.out.weight @ torch.cat(heads)
+
+
+def differential(m: Any, x: Tensor, t: int) -> Tensor:
+    first = 0.8 - 0.6 * math.exp(-0.3 * 2)
+    less = math.e ** (m.a[0] @ m.b[0]) - math.e ** (m.a[1] @ m.b[1]) + first
+    heads = []
+    for h in range(HEADS // 2):
+        ones, twos = maps(m, x, t, h), maps(m, x, t, h + HEADS // 2)
+        y = sum((a - less * b) * m.v.weight @ x[j] for j, (a, b) in enumerate(zip(ones, twos)))
+        heads.append(y / (y.pow(2).mean() + 1e-5).sqrt() * m.norm.weight * (1 - first))
+    return m.out.weight @ torch.cat(heads)
+
+
+def forgetting(m: Any, x: Tensor, t: int) -> Tensor:
+    heads = []
+    for h in range(HEADS):
+        gates = [1 / (1 + math.e ** -(m.forget.weight[h] @ x[i] + m.forget.bias[h])) for i in range(len(x))]
+        weights = maps(m, x, t, h, lambda j, gates=gates: sum(gate.log() for gate in gates[j + 1 : t + 1]))
+        heads.append(sum(w * part(m.v.weight, h // 2, D, x[j]) for j, w in enumerate(weights)))
+    return m.out.weight @ torch.cat(heads)
+
+
+KINDS: dict[str, tuple[dict[str, Any], Any]] = {
+    "gated": ({"kind": "gated"}, gated),
+    "gated by channel": ({"kind": "gated", "gate": "channel"}, gated),
+    "differential": ({"kind": "differential"}, differential),
+    "forgetting": ({"kind": "forgetting"}, forgetting),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_the_formula_of_its_paper(name: str, tokens: int) -> None:
+    tree, formula = KINDS[name]
+    m, x = module(mask="causal", **tree), text(2, tokens)
+    for row in range(2):
+        wanted = torch.stack([formula(m, x[row], t) for t in range(tokens)])
+        torch.testing.assert_close(m(x)[row], wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_gradients_are_those_of_differences(name: str) -> None:
+    m, x = module(mask="causal", **KINDS[name][0]), text(1).requires_grad_()
+    names, values = zip(*((name, p.detach().requires_grad_()) for name, p in m.named_parameters()))
+    layout = Layout.packed([[2, 3]])
+
+    def f(x: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(m, dict(zip(names, values)), (x, layout))  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(f, (x, *values), fast_mode=True)
+
+
+@torch.no_grad()
+def test_forgetting_of_long_texts_keeps_its_digits_and_its_texts_apart() -> None:
+    m = module(kind="forgetting", mask="causal")
+    x = text(1, 700)
+    sums = m.sums(x, Layout.packed([[300, 400]]))[0]
+    for part_of in (slice(0, 300), slice(300, 700)):
+        alone = m.sums(x[:, part_of], Layout.dense(1, part_of.stop - part_of.start))[0]
+        torch.testing.assert_close(sums[:, part_of], alone)
+    single = m.float()(x.float(), Layout.packed([[300, 400]]))
+    torch.testing.assert_close(single.double(), m.double()(x, Layout.packed([[300, 400]])), rtol=1e-3, atol=1e-3)
+
+
+def routed(m: Any, x: Tensor, y: Tensor, t: int, *, cross: bool, count: int, size: int) -> Tensor:
+    """Attention of token t of x over the tokens of y in the best `count` blocks of `size`, its own among them."""
+    heads = []
+    for h in range(HEADS):
+        q, keys = part(m.q.weight, h, D, x[t]), [part(m.k.weight, h // 2, D, z) for z in y]
+        blocks = [range(b, min(b + size, len(y))) for b in range(0, len(y), size)]
+        best = sorted(range(len(blocks)), key=lambda b: -float(q @ sum(keys[j] for j in blocks[b]) / len(blocks[b])))
+        own = [] if cross else [t // size]
+        chosen = own + [b for b in best if b not in own][: count - len(own)]
+        seen = [j for b in chosen for j in blocks[b]]
+        weights = softmax([q @ keys[j] / math.sqrt(D) for j in seen])
+        heads.append(sum(w * part(m.v.weight, h // 2, D, y[j]) for w, j in zip(weights, seen)))
+    return m.out.weight @ torch.cat(heads)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cross", [False, True])
+def test_routing_both_ways_and_to_a_source_picks_the_best_blocks(cross: bool) -> None:
+    term = {"kind": "block_routing", "size": 2, "count": 2}
+    m = module(d_memory=WIDTH if cross else None, term=term)
+    x, source = text(1, 7), text(1, 9, seed=3) if cross else text(1, 7)
+    found = m(x, memory=m.remember(source, Layout.dense(1, 9))) if cross else m(x)
+    for t in range(7):
+        torch.testing.assert_close(found[0, t], routed(m, x[0], source[0], t, cross=cross, count=2, size=2))
+    every = module(d_memory=WIDTH if cross else None, term=term | {"count": 5})
+    plain = module(d_memory=WIDTH if cross else None)
+    keep = {"memory": plain.remember(source, Layout.dense(1, 9))} if cross else {}
+    torch.testing.assert_close(every(x, **keep), plain(x, **keep))
+
+
+def stack(attention: dict[str, Any], **cross: Any) -> dict[str, Any]:
+    block: dict[str, Any] = {"attention": {"num_heads": 2} | attention}
+    if not cross:
+        return {"kind": "decoder", "d_model": 8, "vocab_size": 5, "stack": {"num_layers": 1, "block": block}}
+    decoder = {"num_layers": 1, "block": block | {"cross": cross}}
+    encoder = {"num_layers": 1, "block": {"attention": {"num_heads": 2}}}
+    return {"kind": "encoder_decoder", "d_model": 8, "vocab_size": 5, "encoder": encoder, "decoder": decoder}
+
+
+WINDOW = ["causal", {"kind": "window", "before": 3}]
+REFUSED: dict[str, tuple[Any, str]] = {
+    "odd maps": (stack({"kind": "differential", "num_heads": 3}), r"attention\.num_heads: 3, must be even"),
+    "odd groups": (stack({"kind": "differential", "num_kv_heads": 1}), r"num_kv_heads: 1, must be even"),
+    "forgetting cross": (
+        stack({"mask": "causal"}, kind="forgetting", num_heads=2),
+        r"decoder\.block\.cross\.kind: forgetting, orders and forgets by its own text",
+    ),
+    "routing in a window": (
+        stack({"mask": WINDOW, "term": "block_routing"}),
+        r"stack\.block\.attention\.term\.kind: block_routing under a mask of kind all, means are of whole blocks",
+    ),
+    "shared routing in a window": (
+        {"kind": "decoder", "d_model": 8, "vocab_size": 5,
+         "stack": {"num_layers": 1, "bias": "block_routing", "block": {"attention": {"num_heads": 2, "mask": WINDOW}}}},
+        r"stack\.bias\.kind: block_routing under a mask",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused_when_it_is_read(name: str) -> None:
+    tree, words = REFUSED[name]
+    with pytest.raises(SpecError, match=words):
+        read(ModelSpec, tree)
