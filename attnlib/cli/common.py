@@ -167,6 +167,20 @@ def read_lines(name: str) -> list[str]:
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 
+def text_arguments(parser: argparse.ArgumentParser) -> None:
+    """TEXT... and --file, for a command that takes many texts."""
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="the texts; - = stdin")
+    parser.add_argument("--file", metavar="FILE", help="a file with a text a line")
+
+
+def given_texts(args: argparse.Namespace, command: str) -> list[str]:
+    """The texts of the command line and of its file, one at least."""
+    texts = [read_input(text) for text in args.texts] + (read_lines(args.file) if args.file is not None else [])
+    if not texts:
+        raise UsageError(command, "neither TEXT nor --file is given", "wish a text")
+    return texts
+
+
 def read_input(text: str) -> str:
     """The text given, or what is on stdin where it is `-`."""
     import sys

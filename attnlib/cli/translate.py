@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 
 from attnlib.cli.choices import by_option, choice_arguments, given_choices
-from attnlib.cli.common import model_argument, open_model, read_input, read_lines, runtime_arguments
+from attnlib.cli.common import given_texts, model_argument, open_model, runtime_arguments, text_arguments
 
 HELP = "translations of texts by an encoder-decoder, one a line"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     model_argument(parser)
-    parser.add_argument("texts", metavar="TEXT", nargs="*", help="the texts; - = stdin")
-    parser.add_argument("--file", metavar="FILE", help="a file with a text a line")
+    text_arguments(parser)
     parser.add_argument("--from", dest="source", metavar="NAME", help="the language of the texts, as the model names it")
     parser.add_argument("--to", dest="target", metavar="NAME", help="the language to write, as the model names it")
     parser.add_argument("--prefix", metavar="TEXT", help="goes before each text (default: as the model's config says)")
@@ -22,12 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from attnlib.errors import UsageError
     from attnlib.tasks import translate
 
-    texts = [read_input(text) for text in args.texts] + (read_lines(args.file) if args.file is not None else [])
-    if not texts:
-        raise UsageError("translate", "neither TEXT nor --file is given", "wish a text")
+    texts = given_texts(args, "translate")
     given = given_choices(args)
     ready = open_model(args).ready()
     with by_option():
