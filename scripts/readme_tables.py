@@ -73,11 +73,11 @@ def mixers_table() -> str:
         if not cls.__module__.startswith("attnlib.") or kind == "beside":
             continue
         fields = cls.model_fields
-        given: dict[str, Any] = {"num_heads": 2} if "num_heads" in fields else {}
+        given: dict[str, Any] = {"num_heads": 4} if "num_heads" in fields else {}
         mixer = cls(**given).build(d_model=8, layer=0)
         weights = isinstance(mixer, SoftmaxAttention) or hasattr(mixer, "implied_weights")
         can = [_stands(cls, given, "self", mask=Causal()), _stands(cls, given, "self"), _stands(cls, given, "cross"),
-               "rotary" in fields, "num_kv_heads" in fields and _stands(cls, given, "self", num_kv_heads=1),
+               "rotary" in fields, "num_kv_heads" in fields and _stands(cls, given, "self", num_kv_heads=2),
                "conv" in fields, weights]  # fmt: skip
         keeps = "a state" if getattr(mixer, "stateful", False) else "columns"
         lines.append(f"| `{kind}` | " + " | ".join("yes" if one else "" for one in can) + f" | {keeps} |")

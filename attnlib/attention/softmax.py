@@ -93,7 +93,7 @@ class SoftmaxAttention(nn.Module):
         self.num_heads, self.num_kv_heads, self.d_head = num_heads, num_kv_heads, d_head
         self.mask, self.rotary, self.rule = mask or Everything(), rotary, rule
         source = d_model if d_memory is None else d_memory
-        self.crosses = d_memory is not None
+        self.crosses, self.d_turn = d_memory is not None, d_head  # d_turn: the width that rotary turns
         self.q = Linear(d_model, num_heads * d_head, bias="q" in bias)
         self.k = Linear(source, num_kv_heads * d_head, bias="k" in bias)
         self.v = Linear(source, num_kv_heads * d_head, bias="v" in bias)
@@ -161,7 +161,7 @@ class SoftmaxAttention(nn.Module):
         device = x.device.type
         mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if mixed else x.dtype
-        return self.rotary.table(layout, self.d_head, dtype, scope.lengths)
+        return self.rotary.table(layout, self.d_turn, dtype, scope.lengths)
 
     def _queries(self, x: Tensor, turn: Turn | None, project: nn.Module | None = None) -> Tensor:
         q: Tensor = self._heads((project or self.q)(x), self.num_heads, self.q_norm)

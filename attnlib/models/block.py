@@ -14,6 +14,7 @@ from attnlib.attention import (  # noqa: F401  (kinds of mixers)
     differential,
     forgetting,
     gated,
+    latent,
     linear,
     local_global,
     recurrent,

@@ -10,8 +10,10 @@ import torch
 from test_scores import WIDTH, text
 from torch import Tensor
 
+from attnlib.attention.latent import Latent
 from attnlib.attention.softmax import MixerSpec
 from attnlib.errors import SpecError
+from attnlib.inspect.describe import describe
 from attnlib.layout import Layout
 from attnlib.models.spec import ModelSpec
 from attnlib.spec import read
@@ -20,7 +22,8 @@ HEADS, GROUPS, D = 4, 2, 3
 
 
 def module(layer: int = 2, d_memory: int | None = None, **tree: Any) -> Any:
-    spec = read(MixerSpec, {"num_heads": HEADS, "num_kv_heads": GROUPS} | tree)
+    grouped = {} if "d_latent" in tree else {"num_kv_heads": GROUPS}
+    spec = read(MixerSpec, {"num_heads": HEADS} | grouped | tree)
     made = spec.build(d_model=WIDTH, layer=layer, d_memory=d_memory).double()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -148,6 +151,71 @@ def test_routing_both_ways_and_to_a_source_picks_the_best_blocks(cross: bool) ->
     torch.testing.assert_close(every(x, **keep), plain(x, **keep))
 
 
+LATENT = {"kind": "latent", "d_latent": 4, "d_rope": 2, "rotary": {"base": 100.0}, "d_value": 5}
+
+
+def latent(m: Any, x: Tensor, t: int) -> Tensor:
+    """DeepSeek-V2's equations 9 to 19, with keys and values written out."""
+
+    def rms(z: Tensor, weight: Tensor) -> Tensor:
+        return z / (z.pow(2).mean() + 1e-6).sqrt() * weight
+
+    def turned(z: Tensor, at: int) -> Tensor:
+        c, s = math.cos(at), math.sin(at)  # one pair of channels, of frequency 1
+        return torch.stack([c * z[0] - s * z[1], s * z[0] + c * z[1]])
+
+    asked = x[t] if m.query_down is None else rms(m.query_down.weight @ x[t], m.query_norm.weight)
+    heads = []
+    for h in range(HEADS):
+        q, scores, values = part(m.q.weight, h, 5, asked), [], []
+        for j in range(t + 1):
+            down = m.down.weight @ x[j]
+            up = part(m.up.weight, h, 8, rms(down[:4], m.norm.weight))
+            scores.append((q[:3] @ up[:3] + turned(q[3:], t) @ turned(down[4:], j)) / math.sqrt(5))
+            values.append(up[3:])
+        heads.append(sum(w * v for w, v in zip(softmax(scores), values)))
+    return m.out.weight @ torch.cat(heads)
+
+
+def latent_module(**tree: Any) -> Any:
+    return module(**(LATENT | tree))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["absorbed", "expanded"])
+@pytest.mark.parametrize("query", [None, 6])
+def test_latent_attention_is_the_formula_in_both_forms(query: int | None, form: str) -> None:
+    m, x = latent_module(mask="causal", d_query_latent=query), text(1, 5)
+    m.form = form
+    torch.testing.assert_close(m(x)[0], torch.stack([latent(m, x[0], t) for t in range(5)]), rtol=1e-9, atol=1e-9)
+
+
+def test_the_forms_of_latent_attention_agree_in_gradients_and_shapes_choose() -> None:
+    m, x = latent_module(mask="causal"), text(2, 6).requires_grad_()
+    found = []
+    for form in ("absorbed", "expanded"):
+        m.form = form
+        y = m(x, Layout.packed([[2, 4], [6]]))
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, *m.parameters()])])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    sizes = Latent(512, 128, 64, 128)
+    assert sizes.absorbed(1, 4096) and not sizes.absorbed(4096, 4096)
+
+
+def test_gradients_of_latent_attention_are_those_of_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "latent", (LATENT, latent))
+    test_gradients_are_those_of_differences("latent")
+
+
+def test_a_cache_of_latents_holds_what_describe_prints() -> None:
+    tree = stack(LATENT | {"mask": "causal"})
+    found = describe(read(ModelSpec, tree), tokens=9)
+    assert found.cache_bytes_per_token == (4 + 2) * 4 and "24 bytes a token growing" in found.text()
+    plain = describe(read(ModelSpec, stack({"mask": "causal"})), tokens=9)
+    assert plain.cache_bytes_per_token == 2 * 8 * 4
+
+
 def stack(attention: dict[str, Any], **cross: Any) -> dict[str, Any]:
     block: dict[str, Any] = {"attention": {"num_heads": 2} | attention}
     if not cross:
@@ -159,6 +227,11 @@ def stack(attention: dict[str, Any], **cross: Any) -> dict[str, Any]:
 
 WINDOW = ["causal", {"kind": "window", "before": 3}]
 REFUSED: dict[str, tuple[Any, str]] = {
+    "cosine of latents": (
+        stack({"kind": "latent", "d_latent": 4, "scores": {"product": "cosine"}}),
+        r"attention\.scores\.product: cosine, the latent meets queries by dot products alone",
+    ),
+    "nothing to turn": (stack({"kind": "latent", "d_latent": 4, "rotary": {}}), r"attention\.d_rope: 0 beside rotary"),
     "odd maps": (stack({"kind": "differential", "num_heads": 3}), r"attention\.num_heads: 3, must be even"),
     "odd groups": (stack({"kind": "differential", "num_kv_heads": 1}), r"num_kv_heads: 1, must be even"),
     "forgetting cross": (

@@ -214,13 +214,18 @@ KINDS: dict[str, Tree] = {
     "differential": {"kind": "differential", "num_heads": 4, "num_kv_heads": 2, "rotary": rotary()},
     "forgetting": {"kind": "forgetting", "num_heads": 4, "num_kv_heads": 2, "gate": "head"},
 }
+KINDS["latent"] = {"kind": "latent", "num_heads": 3, "d_latent": 5, "d_rope": 2, "rotary": rotary(), "d_value": 2}
+KINDS["latent_queries"] = KINDS["latent"] | {"d_latent": 40, "d_query_latent": 7, "scores": {"scale": 0.4}}
 DECODERS |= {name: decoder(block(attention=tree | {"mask": "causal"})) for name, tree in KINDS.items()}
+DECODERS["latent_sinks"] = decoder(block(attention=KINDS["latent"] | {"mask": SINKS}))
 DECODERS["forgetting_sinks"] = decoder(block(attention=KINDS["forgetting"] | {"mask": SINKS, "gate": None}))
-ENCODERS |= {f"encoder_{name}": encoder(block(attention=KINDS[name])) for name in ("gated", "differential", "forgetting")}
+ENCODERS |= {
+    f"encoder_{name}": encoder(block(attention=KINDS[name])) for name in ("gated", "differential", "forgetting", "latent")
+}
 PAIRS |= {
     f"pair_{name}": pair(block(attention=tree), block(attention=tree | {"mask": "causal"}, cross=tree | {"rotary": None}))
     for name, tree in KINDS.items()
-    if name in ("gated", "differential")
+    if name in ("gated", "differential", "latent")
 }
 
 # what mixes tokens other than by softmax: a new kind is one more line here, and meets every test of this folder
