@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from attnlib.cli.common import count, model_argument, open_model, read_input, runtime_arguments
-from attnlib.cli.outputs import asked, output_arguments, write_outputs
+from attnlib.cli.outputs import asked, check_outputs, output_arguments, write_outputs
 
 if TYPE_CHECKING:
     from attnlib.cli.common import Loaded
@@ -47,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
     from attnlib.errors import UsageError
 
     if args.html is None and not asked(args):
-        raise UsageError("attend", "neither --html nor --png is given", "wish a file to write")
+        raise UsageError("attend", "no file is named", "wish one to write, such as --html or --png")
     if args.summaries and not asked(args):
         raise UsageError("--summaries", "is given for a page alone", "wish a file to write, such as --csv")
+    check_outputs(args.html, *(getattr(args, name) for name in asked(args)))
     text = read_input(args.text)
     page = _page(args, args.model, text) if args.html is not None or not args.summaries else None
     if args.html is not None and page is not None:
@@ -143,10 +144,11 @@ def _attentions(model: object, paths: str, layers: set[int] | None, given: str |
 
     if paths == "*" and layers is None:
         return None
-    found = [one.path for one in choose(model, paths) if layers is None or one.layer in layers]  # type: ignore[arg-type]
-    if not found:
-        raise UsageError("--layers", f"{given} are not among the model's", "wish numbers from 0")
-    return found
+    found = choose(model, paths)  # type: ignore[arg-type]
+    there = {one.layer for one in found}
+    if layers is not None and not (layers and layers <= there):
+        raise UsageError("--layers", f"{given} are not all among the model's", "wish numbers from 0")
+    return [one.path for one in found if layers is None or one.layer in layers]
 
 
 def numbers(text: str, option: str = "--layers", what: str = "layer") -> set[int]:

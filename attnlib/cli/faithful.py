@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attnlib.cli.common import count, model_argument, open_model, runtime_arguments
+from attnlib.cli.outputs import check_outputs
 from attnlib.cli.why import put, question_arguments
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from attnlib.inspect.sanity import sanity
 
     methods = [find_method(name) for name in args.method or Method.known()]
+    check_outputs(args.png)
     loaded = open_model(args)
     questions = [put(args, loaded, text) for text in args.texts]
     if args.method is None:  # those that can; one that was asked for by name says why it cannot
@@ -51,15 +53,19 @@ def run(args: argparse.Namespace) -> int:
     if args.png is not None:
         from attnlib.inspect.plot import faithfulness_figure
 
-        faithfulness_figure(found, args.png, title=f"Faithfulness on {found[0].count} answers")
+        faithfulness_figure(found, args.png, title=f"Faithfulness on {_answers(found)}")
         if not args.json:
             print(args.png)
     return 0
 
 
+def _answers(found: Sequence[Curves]) -> str:
+    return f"{found[0].count} answer{'s' if found[0].count != 1 else ''}"
+
+
 def _table(found: Sequence[Curves], draws: int) -> list[str]:
     width = max(len(one.method) for one in found)
-    lines = [f"{'method'.ljust(width)}  deletion  insertion  comprehensiveness  sufficiency   ({found[0].count} answers)"]
+    lines = [f"{'method'.ljust(width)}  deletion  insertion  comprehensiveness  sufficiency   ({_answers(found)})"]
     lines.append(f"{'better'.ljust(width)}     lower     higher             higher        lower")
     for one in sorted(found, key=lambda curves: -curves.comprehensiveness):
         a, b, c, d = one.figures

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attnlib.cli.common import Loaded, count, model_argument, open_model, read_input, runtime_arguments
-from attnlib.cli.outputs import output_arguments, write_outputs
+from attnlib.cli.outputs import asked, check_outputs, output_arguments, write_outputs
 
 if TYPE_CHECKING:
     from attnlib.inspect.heads import HeadReport
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.ablate is not None and not args.twice:
         raise UsageError("--ablate", "the texts are not written twice", "wish --twice: the second copy's loss is measured")
+    check_outputs(*(getattr(args, name) for name in asked(args)))
     loaded = open_model(args)
     readings = _readings(args, loaded)
     if args.twice:

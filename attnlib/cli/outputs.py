@@ -24,6 +24,18 @@ def asked(args: argparse.Namespace) -> list[str]:
     return [name for name in (*DATA, *FIGURES) if getattr(args, name) is not None]
 
 
+def check_outputs(*paths: str | None) -> None:
+    """Refuse files that cannot be written, or one named twice, before the work that they wait for."""
+    from attnlib.errors import UsageError
+    from attnlib.inspect.files import writable
+
+    given = [path for path in paths if path is not None]
+    for number, path in enumerate(given):
+        writable(path)
+        if path in given[:number]:
+            raise UsageError(path, "is named twice", "wish a file each")
+
+
 def write_outputs(args: argparse.Namespace, sheet: Callable[[], Sheet], draw: Callable[[str, Form], None]) -> list[str]:
     """Writes each file asked for, whole or not at all; their names."""
     from attnlib.inspect.export import WRITERS

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from attnlib.cli.common import count, model_argument, open_model, runtime_arguments
+from attnlib.cli.outputs import check_outputs
 from attnlib.cli.why import put, question_arguments
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.clean == args.corrupt == "-":
         raise UsageError("--corrupt", "is stdin too", "only one text can come from there")
+    check_outputs(args.csv)
     loaded = open_model(args)
     target = _target(args, loaded.model)
     clean, corrupt = (put(args, loaded, text, target) for text in (args.clean, args.corrupt))

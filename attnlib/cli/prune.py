@@ -92,6 +92,7 @@ def _prune(args: argparse.Namespace, loaded: Loaded, questions: Sequence[Questio
     """Write the smaller model and tell what became of it."""
     from dataclasses import replace
 
+    from attnlib.errors import UsageError
     from attnlib.inspect.importance import mean_loss
     from attnlib.inspect.pruning import least_heads, least_units, prune, unit_norms
     from attnlib.pretrained import companions, save
@@ -99,6 +100,9 @@ def _prune(args: argparse.Namespace, loaded: Loaded, questions: Sequence[Questio
     heads = [] if args.heads is None else _named(args.heads, loaded.model)
     if args.least_heads is not None and found is not None:
         heads = least_heads(loaded.model, found.heads(args.by), args.least_heads)
+        if len(heads) < args.least_heads:
+            can = f"wish {len(heads)}, each attention keeps some"
+            raise UsageError("--least-heads", f"{args.least_heads} cannot go", can)
     units = {}
     if args.units is not None:
         units = least_units(unit_norms(loaded.model) if found is None else found.units, args.units)

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from attnlib.cli.common import count, model_argument, open_model, read_input, runtime_arguments
-from attnlib.cli.outputs import output_arguments, write_outputs
+from attnlib.cli.outputs import asked, check_outputs, output_arguments, write_outputs
 
 if TYPE_CHECKING:
     from attnlib.cli.common import Loaded
@@ -47,8 +47,10 @@ def run(args: argparse.Namespace) -> int:
     from attnlib.inspect.export import sheet_of_explanations
     from attnlib.inspect.plot_reports import explanations_figure
 
-    every = args.method == ["all"]
-    methods = [find_method(name) for name in (Method.known() if every else args.method or [METHOD])]
+    check_outputs(*(getattr(args, name) for name in asked(args)))
+    every = "all" in (args.method or ())
+    methods = [find_method(name) for name in args.method or [METHOD] if name != "all"]  # unknown ones are told first
+    methods = [find_method(name) for name in Method.known()] if every else methods
     question = put(args, open_model(args), args.text)
     found, refused = [], []
     for method in methods:

@@ -6,7 +6,9 @@ import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from attnlib.errors import UsageError
 
@@ -17,6 +19,24 @@ def write_whole(path: str | Path, data: bytes) -> None:
     A link is followed, the permissions of a file that was there are kept. Raises UsageError when the folder is missing
     or closed, the disk is full, or `path` is not a plain file; nothing is left behind then.
     """
+    with _beside(path) as (file, target, old):
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        if old:
+            os.chmod(file.name, stat.S_IMODE(old.st_mode))
+        os.replace(file.name, target)
+
+
+def writable(path: str | Path) -> None:
+    """Raise what `write_whole` would raise of this path, before the work that makes what is to be written."""
+    with _beside(path):
+        pass
+
+
+@contextlib.contextmanager
+def _beside(path: str | Path) -> Iterator[tuple[BinaryIO, Path, os.stat_result | None]]:
+    """A new file in the folder of `path`, gone afterwards unless renamed; where it belongs, and what was there."""
     if not str(path):
         raise UsageError("output", "has an empty name", "wanted the name of a file to write")
     target = Path(os.path.realpath(path))
@@ -29,13 +49,7 @@ def write_whole(path: str | Path, data: bytes) -> None:
             raise UsageError(str(path), kind, "wanted the name of a file to write")
         with open(temporary, "xb") as file:  # a new file gets what the user's umask leaves
             made = True
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if old:
-            os.chmod(temporary, stat.S_IMODE(old.st_mode))
-        os.replace(temporary, target)
-        made = False
+            yield file, target, old
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(str(path), f"cannot be written: {reason}", "wanted a place for the file") from error

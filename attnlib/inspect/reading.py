@@ -62,7 +62,15 @@ class Side:
             columns.setdefault(self._word_of(column, spans), []).append(column)
         if not spans:
             return (Word(self.text, (0, len(self.text)), self.own),) if self.own else ()
-        return tuple(Word(self.text[slice(*spans[at])], spans[at], tuple(found)) for at, found in sorted(columns.items()))
+        ends = {at: spans[at][1] for at in columns}
+        for at, found in columns.items():  # one token may hold several: `!"` is then a word
+            reach, after = max((self.spans[column] or (0, 0))[1] for column in found), at + 1
+            while after < len(spans) and after not in columns and spans[after][0] < reach:
+                ends[at], after = spans[after][1], after + 1
+        return tuple(
+            Word(self.text[spans[at][0] : ends[at]], (spans[at][0], ends[at]), tuple(found))
+            for at, found in sorted(columns.items())
+        )
 
     def _word_of(self, column: int, spans: Sequence[Span]) -> int:
         """The number of the word that a token's first letter stands in; of a space alone, the word after it."""

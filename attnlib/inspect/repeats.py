@@ -35,7 +35,7 @@ def sampled(
 ) -> list[Reading]:
     """Texts that a decoder writes itself, drawn at a temperature, after a prompt or its start id."""
     if not is_kind(model, "decoder"):
-        raise UsageError("sample", f"a {type(model).__name__} writes no texts of its own", "wish a decoder, or texts")
+        raise UsageError("sample", f"{type(model).__name__} models write no texts of their own", "wish a decoder, or texts")
     start = start_of(model, tokenizer, None)
     if not prompt and start is None:
         raise UsageError("sample", "there is no id to begin with", "wish a text to begin with")
@@ -130,7 +130,7 @@ def ablation(
     Raises UsageError for heads that there are not, and where there are not as many others.
     """
     if not is_kind(model, "decoder"):
-        raise UsageError("ablate", f"a {type(model).__name__} tells no next token", "wish a decoder")
+        raise UsageError("ablate", f"{type(model).__name__} models tell no next token", "wish a decoder")
     every = [f"{one.path}.{head}" for one in attentions(model) for head in range(heads_of(one.mixer))]
     others = [name for name in every if name not in heads]
     if not heads or len(others) < len(heads):

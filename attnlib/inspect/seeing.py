@@ -20,7 +20,7 @@ from attnlib.inspect.page import Page
 from attnlib.inspect.reading import Reading, Side, go_on, read_text
 from attnlib.inspect.recording import Recording, record
 from attnlib.inspect.steps import Steps, steps_of
-from attnlib.inspect.summaries import Summaries, Summary
+from attnlib.inspect.summaries import Summaries, Summary, windows_within
 from attnlib.inspect.tiled import SIDE, step_of, tile_spans, tiled_map
 from attnlib.models.heads import LMHead
 
@@ -85,10 +85,11 @@ def sum_up(
 ) -> list[tuple[Summary, Side, Side]]:
     """The summaries of a text's attention, each with the texts of its queries and keys, in memory linear in their tokens.
 
-    The options are those of `see` and of `record`.
+    The options are those of `see` and of `record`; by default windows of 1, 2, 4, .. as far as the text reaches.
     """
     reading, _ = read_on(model, tokenizer, text, write, written)
-    with evaluating(model), record(model, layers=layers, weights=False, summaries=summaries or True) as seen:
+    summaries = summaries or Summaries(windows=windows_within(max(map(len, reading.sides))))
+    with evaluating(model), record(model, layers=layers, weights=False, summaries=summaries) as seen:
         _forward(model, reading, head=False)
     return [(seen.summary(one.path), *sides_of(reading, one)) for one in choose(model, layers) if one.path in seen.summaries]
 

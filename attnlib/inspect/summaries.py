@@ -52,6 +52,11 @@ class Summaries(Reduction):
         return SeenSummary(path, heads, self, sides(self, path, source), batch)
 
 
+def windows_within(count: int) -> tuple[int, ...]:
+    """1, 2, 4, .. less than a text of so many tokens is long."""
+    return tuple(1 << n for n in range((max(count, 2) - 2).bit_length() or 1))
+
+
 @dataclass(frozen=True, eq=False)
 class Summary:
     """The summary of one attention over one text: h heads, Q queries, K keys, float32 but for numbers of keys.

@@ -247,7 +247,8 @@ def _mask(asked: Asked) -> Found:
     elif mask in reading.text.ids:
         column = reading.text.ids.index(mask)
     else:
-        raise asked.refuse("the text holds no mask", "wish mask:PLACE, a word or the number of a token")
+        written = "" if mask is None or asked.tokenizer is None else f", written {asked.tokenizer.tokens([mask])[0]}"
+        raise asked.refuse(f"the text holds no mask{written}", "wish one, or mask:PLACE, a word or the number of a token")
     return reading, (_token(asked, column, "mask", reading),)
 
 
@@ -331,7 +332,8 @@ def _place(asked: Asked) -> int:
     if not found:
         raise asked.refuse(f"{asked.place!r} is no word of the text", "wish a word or the number of a token",
                            nearest(asked.place, [word.text for word in side.words]))  # fmt: skip
-    return found[0].columns[0]
+    begun = [at for at in found[0].columns if side.text[slice(*(side.spans[at] or (0, 0)))].strip()]
+    return begun[0] if begun else found[0].columns[0]  # a token of the space before a word is none of its letters
 
 
 def _number(asked: Asked, text: str, count: int, what: str) -> int:

@@ -234,7 +234,7 @@ def test_attend_says_which_paths_there_are(runs: dict[str, Path], tmp_path: Path
     assert "decoder.0.self" in refused(capsys, *argv, "--paths", "none*")
     assert "--layers" in refused(capsys, *argv, "--layers", "7")
     assert "no layer" in refused(capsys, *argv, "--layers", "1-x")
-    assert "neither" in refused(capsys, "attend", runs["gpt"], "a whale")
+    assert "no file is named" in refused(capsys, "attend", runs["gpt"], "a whale")
     assert "is empty" in refused(capsys, "attend", runs["gpt"], "", "--png", tmp_path / "a.png")
 
 

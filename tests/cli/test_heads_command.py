@@ -39,8 +39,8 @@ def test_what_cannot_be_reported_is_one_line(runs: dict[str, Path], capsys: Capt
     assert "text: is empty" in refused(capsys, "heads", bert, "")
     assert "not written twice" in refused(capsys, "heads", gpt, "sea", "--ablate", "1")
     assert "twice: there is a source" in refused(capsys, "heads", runs["t5"], "sea", "--twice")
-    assert "writes no texts of its own" in refused(capsys, "heads", bert, "--sample", "2")
-    assert "tells no next token" in refused(capsys, "heads", bert, "sea", "--twice", "--ablate", "1")
+    assert "Encoder models write no texts of their own" in refused(capsys, "heads", bert, "--sample", "2")
+    assert "Encoder models tell no next token" in refused(capsys, "heads", bert, "sea", "--twice", "--ablate", "1")
     assert "positions end at 40" in refused(capsys, "heads", bert, "a" * 21, "--twice")
 
 
@@ -84,6 +84,7 @@ def test_maps_and_summaries_are_written_to_files(runs: dict[str, Path], capsys: 
     with np.load(tmp_path / "a.npz") as found:
         assert {name.rpartition(".")[0] for name in found.files} == {"", "decoder.0.self", "decoder.0.cross"}
         assert found["decoder.0.cross.received"].shape == (2, 6) and found["decoder.0.self.entropy"].shape == (2, 2)
+        assert json.loads(str(found["about"]))["summaries"][0]["windows"] == [1, 2, 4]  # no wider than the texts
     assert "decoder.0.self,1,entropy,1,s,," in (tmp_path / "a.csv").read_text()
     assert told(capsys, "attend", runs["gpt"], "a sea " * 700, "--layers", "1", "--npz", tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz") as found:

@@ -75,6 +75,28 @@ def test_an_empty_output_name_is_refused(kind: str, runs: dict[str, Path], capsy
     assert "empty name" in refused(capsys, "attend", runs["gpt"], "ab", kind, "")
 
 
+def test_files_that_cannot_be_written_are_refused_before_the_work_and_before_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "a.csv", tmp_path / "no" / "a.png"
+    texts = {"attend": ["a"], "heads": ["a"], "why": ["a"], "faithful": ["a"], "patch": ["--clean", "a", "--corrupt", "b"]}
+    for command, text in texts.items():  # no model is there to be read: the file comes first
+        kind = "--csv" if command == "patch" else "--png"
+        also = [] if command in ("patch", "faithful") else ["--csv", good]
+        assert str(bad) in refused(capsys, command, tmp_path / "nowhere", *text, *also, kind, bad)
+        for other in (tmp_path, "/dev/null"):
+            assert "wanted the name of a file" in refused(capsys, command, tmp_path / "nowhere", *text, *also, kind, other)
+    twice = ["--csv", good, "--html", good]
+    assert "is named twice" in refused(capsys, "attend", tmp_path / "nowhere", "a", *twice)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checked_file_stays_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("old")
+    refused(capsys, "attend", tmp_path / "nowhere", "a", "--csv", tmp_path / "a.csv")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.csv", "old")]
+
+
 def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     assert main(["schema"]) == 0
@@ -85,3 +107,12 @@ def test_layers_that_cannot_be_are_refused_before_they_fill_the_memory(
     layers: str, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "is no layer" in refused(capsys, "attend", runs["gpt"], "ab", "--html", "x.html", f"--layers={layers}")
+
+
+@pytest.mark.parametrize("layers", ["0,7", "1-7", "7", "1-0"])
+def test_a_layer_out_of_range_is_refused_beside_others_that_are_there(
+    layers: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "x.html"
+    assert "not all among" in refused(capsys, "attend", runs["gpt"], "ab", "--html", page, "--layers", layers)
+    assert not page.exists()

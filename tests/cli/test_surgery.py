@@ -155,6 +155,12 @@ def test_an_embedding_model_keeps_its_pooling(shared_models: Path, capsys: Captu
     assert "has no head that answers" in refused(capsys, "prune", minilm, "--text", "a cat")
 
 
+def test_more_heads_than_can_go_are_refused(runs: dict[str, Path], capsys: Capture, tmp_path: Path) -> None:
+    asked = ("prune", runs["gpt"], "--text", "a sea", "--least-heads", "9", "--out", tmp_path / "less")
+    assert "9 cannot go, wish 2, each attention keeps some" in refused(capsys, *asked)
+    assert not (tmp_path / "less").exists()
+
+
 @pytest.mark.slow
 def test_what_carries_a_name_on_a_real_model(shared_models: Path, capsys: Capture, tmp_path: Path) -> None:
     stories, park = shared_models / "stories15m", "Tom and Ben went to the park."

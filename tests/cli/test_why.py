@@ -37,6 +37,16 @@ def test_tables_name_words_and_every_written_token(runs: dict[str, Path], capsys
     assert "completeness error" in told(capsys, "why", runs["t5"], "sea", "--written", "a", "--target", "next")
 
 
+def test_a_masked_word_begins_with_its_first_letter(runs: dict[str, Path], capsys: Capture) -> None:
+    for place in ("sea", "2"):  # a byte is a token, and the space before is the word's too
+        assert explained(capsys, runs["bert"], "a sea", "--target", f"mask:{place}=s")[0]["targets"][0]["column"] == 2
+
+
+def test_all_and_an_unknown_method_name_the_unknown_one(capsys: Capture) -> None:
+    line = refused(capsys, "why", "nowhere", "a", "--method", "all", "--method", "rolout")
+    assert "method rolout" in line and "did you mean 'rollout'" in line
+
+
 def test_what_cannot_be_explained_is_one_line(runs: dict[str, Path], capsys: Capture) -> None:
     gpt, bert = runs["gpt"], runs["bert"]
     assert "did you mean 'rollout'" in refused(capsys, "why", gpt, "a", "--method", "rolout")

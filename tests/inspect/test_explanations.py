@@ -108,7 +108,7 @@ def test_a_masked_token_a_tag_and_a_span_are_asked_of_their_heads() -> None:
     wide = {"vocab_size": 261}
     bert = drawn(encoder(head="masked_lm", **wide), seed=5, device=CPU, dtype=torch.float32)
     by_word = ask(bert, read_text(bert, BYTES, "ab cd"), "mask:cd=c", tokenizer=BYTES)
-    assert by_word.reading.text.ids[2] == BYTES.mask_id and by_word.targets[0].columns == (2,)
+    assert by_word.reading.text.ids[3] == BYTES.mask_id and by_word.targets[0].columns == (3,)
     assert by_word.targets[0].name == "mask c" and by_word.blank == BYTES.mask_id
     marked = ask(bert, read_text(bert, BYTES, "ab<mask>"), "mask=c", tokenizer=BYTES)
     assert marked.targets[0].columns == (2,)
@@ -142,7 +142,7 @@ def test_what_cannot_be_asked_is_one_line() -> None:
         (gpt, text, "next:3", "names a place '3'"),
         (label, read(label, IDS), "class=9", "'9' is no label, must lie in 0..2"),
         (label, read(label, IDS), "class=good", "'good' is no label, wish one of 0, 1, 2"),
-        (bert, read_text(bert, BYTES, "so it"), "mask", "the text holds no mask"),
+        (bert, read_text(bert, BYTES, "so it"), "mask", "the text holds no mask, written <mask>, wish one"),
         (bert, read_text(bert, BYTES, "so it"), "mask:its", r"'its' is no word of the text.*did you mean 'it'"),
         (bert, read_text(bert, BYTES, "so it"), "mask:5", "'5' is no token, must lie in 0..4"),
         (tags, read(tags, IDS), "tag", "names no place"),

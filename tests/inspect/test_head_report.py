@@ -190,5 +190,5 @@ def test_what_cannot_be_reported_is_refused() -> None:
         head_report(model, [])
     with pytest.raises(UsageError, match="layers: 7 is out of range"):
         head_report(model, [read(model, IDS)], layers=7)
-    with pytest.raises(UsageError, match="tells no next token, wish a decoder"):
+    with pytest.raises(UsageError, match="tell no next token, wish a decoder"):
         ablation(model, [read(model, IDS)], ["encoder.0.self.0"])

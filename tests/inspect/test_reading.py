@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from attnlib.errors import LayoutError, UsageError
 from attnlib.inspect.explanations import ask
-from attnlib.inspect.reading import go_on, read, read_text, word_spans
+from attnlib.inspect.reading import Side, go_on, read, read_text, word_spans
 from attnlib.inspect.subject import drawn
 from attnlib.text.byte_level import ByteTokenizer
 
@@ -45,6 +45,13 @@ def test_a_spaces_token_goes_with_the_word_after_it() -> None:
     assert [(word.text, word.columns) for word in side.words] == [("a", (0,)), ("bc", (1, 2, 3)), ("!", (4, 5))]
 
 
+def test_a_token_over_several_marks_makes_them_one_word() -> None:
+    side = Side("text", (5, 6, 7, 8), ("so", '!"', "  ", "東京へ"), 'so!"  東京へ', ((0, 2), (2, 4), (4, 6), (6, 9)))
+    assert [(word.text, word.span, word.columns) for word in side.words] == [
+        ("so", (0, 2), (0,)), ('!"', (2, 4), (1,)), ("東京へ", (6, 9), (2, 3)),
+    ]  # fmt: skip
+
+
 def test_a_letter_of_many_bytes_is_one_span_however_it_was_written() -> None:
     read_at_once = read_text(GPT, BYTES, "né👩").text
     written = go_on(read_text(GPT, BYTES, "n"), BYTES, BYTES.encode("é👩")).text
@@ -76,7 +83,7 @@ def test_mask_marks_of_an_encoder_are_mask_tokens() -> None:
     bert = model_of(encoder, head="masked_lm")
     side = read_text(bert, BYTES, "a <mask> b").text
     at = side.ids.index(BYTES.mask_id)
-    assert side.spans[at] == (2, 8) and side.words[1].text == "<"  # its letters are the mark's
+    assert side.spans[at] == (2, 8) and side.words[1].text == "<mask>"  # one token, one word
     assert read_text(GPT, BYTES, "<mask>").text.ids == tuple(b"<mask>")  # a decoder reads what is written
 
 
