@@ -13,6 +13,7 @@ from attnlib.errors import DataError
 
 WHOLE, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # of samples; the last names one of the others further on
 BITS = {WHOLE: (8, 16, 24, 32), FLOAT: (32, 64)}
+RATES = range(1_000, 1_000_001)  # a second; where a header lies about it, changing the rate would take all memory
 
 
 def read_wav(path: str | Path) -> tuple[Tensor, int]:
@@ -46,7 +47,7 @@ def _parts(content: bytes) -> tuple[int, int, int, int, memoryview]:
             if kind == EXTENSIBLE and len(chunk) >= 26:
                 kind = struct.unpack("<H", chunk[24:26])[0]
             bits = frame * 8 // max(channels, 1)  # as they are stored; fewer of them may count
-            whole = channels and rate and bits * channels == frame * 8 and counted <= bits
+            whole = channels and rate in RATES and bits * channels == frame * 8 and counted <= bits
             if not whole or bits not in BITS.get(kind, ()):
                 raise ValueError(f"it holds {channels} channels of {counted} bits at {rate} a second, of kind {kind}")
             form = kind, channels, rate, bits

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from attnlib.cli.common import DTYPES, count, model_folder
 
@@ -21,9 +24,30 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from attnlib.pretrained import companions, export, load
+    from attnlib.pretrained.origin import Origin
 
     folder = model_folder(args.folder)
     model = load(folder, dtype=getattr(torch, args.dtype or "", None))
+    if (family := args.family or (model.origin and model.origin.family)) is not None:
+        told = {} if model.origin is None else model.origin.beside
+        model.origin = Origin(family, {**told, **_ids(folder, told)})
     export(model, args.out, args.family, extra_files=companions(folder), shard_bytes=args.shard_bytes)
     print(args.out)
     return 0
+
+
+def _ids(folder: Path, told: Mapping[str, Any]) -> dict[str, int]:
+    """The ids of special tokens that a config.json names and nothing tells yet, of a folder of ours; that of pad also where
+    it is told to be none, for transformers classifies no batch without one."""
+    from attnlib.errors import CheckpointError
+    from attnlib.text import tokenizer_of
+
+    if not (folder / "config.yaml").exists():
+        return {}
+    try:
+        tokenizer = tokenizer_of(folder)
+    except CheckpointError:  # there is none
+        return {}
+    found = {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in ("pad", "bos", "eos")}
+    open_ = {name for name in found if name not in told or (name == "pad_token_id" and told[name] is None)}
+    return {name: i for name, i in found.items() if i is not None and name in open_}

@@ -23,6 +23,8 @@ from attnlib.nn.linear import Linear
 from attnlib.nn.norms import Norm
 from attnlib.spec import FieldError, Spec
 
+MOST_LAYERS = 10_000  # ten times the deepest that is known: a number beyond is a slip, and would be counted up to for hours
+
 
 class StackOutput(NamedTuple):
     """last [B, T, M]; hidden: on request the stream before each block and after the last; aux: further losses by name."""
@@ -159,7 +161,7 @@ class StackSpec(Spec):
     projected to after it, without bias (OPT); null = as it is. sharing: layers with the weights of others (ALBERT).
     """
 
-    num_layers: int = Field(ge=1)
+    num_layers: int = Field(ge=1, le=MOST_LAYERS)
     block: BlockSpec | None = None
     blocks: dict[str, BlockSpec] = Field(default={})
     pattern: tuple[str, ...] = ()

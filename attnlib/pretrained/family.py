@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from attnlib.errors import CheckpointError, UsageError, nearest
+from attnlib.models.stack import MOST_LAYERS
 from attnlib.pretrained.table import Table
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class HFConfig:
             value = float(value)
         if type(value) is not kind:
             raise CheckpointError(f"{self.where}: {key}", f"is {str(value)[:80]!r}", f"wish {kind.__name__}")
+        if isinstance(value, int) and "layer" in key and value > MOST_LAYERS:  # before anything is listed a layer
+            raise CheckpointError(f"{self.where}: {key}", f"is {value}", f"wish at most {MOST_LAYERS}")
         return value
 
     def only(self, key: str, allowed: Sequence[Any]) -> None:

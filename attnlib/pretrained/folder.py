@@ -114,9 +114,9 @@ def restore(model: Any, folder: str | Path, *, verify: bool = True) -> None:
     for name, fact in plan.facts.items():
         if fact.dtype != wanted[name].dtype:
             raise CheckpointError(str(folder), f"{name} is {fact.dtype}", f"wish {wanted[name].dtype}")
-    generation = read_generation(folder)
+    generation, origin = read_generation(folder), read_origin(folder)
     take(model, plan, source)
-    model.generation = generation
+    model.generation, model.origin = generation, origin
 
 
 def check(folder: str | Path, *, dtype: torch.dtype | None = None, head: New | None = None) -> Report:

@@ -19,6 +19,8 @@ BESIDE = frozenset({
     "use_cache", "n_positions",
 })  # fmt: skip
 
+OF_HEADS = frozenset({"finetuning_task", "id2label", "label2id", "problem_type"})
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -30,6 +32,10 @@ class Origin:
     @staticmethod
     def of(family: str, config: Mapping[str, Any]) -> Origin:
         return Origin(family, {key: config[key] for key in sorted(config.keys() & BESIDE)})
+
+    def headless(self) -> Origin:
+        """Without what is said of a head's labels, for a model with another."""
+        return Origin(self.family, {key: value for key, value in self.beside.items() if key not in OF_HEADS})
 
     def written(self) -> bytes:
         return write_json({"family": self.family, "config": dict(self.beside)})

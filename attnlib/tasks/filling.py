@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attnlib.errors import LayoutError, UsageError
 from attnlib.generate.prompts import check_ids, need_head, vocab_of
-from attnlib.tasks.ready import Ready
+from attnlib.tasks.ready import Ready, finite
 from attnlib.text.tokenizer import Tokenizer
 
 
@@ -36,7 +36,8 @@ def fill(ready: Ready, text: str, *, top_k: int = 5) -> list[list[Filling]]:
     with torch.inference_mode():
         logits = model(row, at=blank).logits  # [N, V]
         need_head(model, logits)
-        chances = logits.float().softmax(-1)[:, : tokenizer.vocab_size].masked_fill(_special(tokenizer, row.device), 0.0)
+        chances = finite(logits.float()).softmax(-1)[:, : tokenizer.vocab_size]
+        chances = chances.masked_fill(_special(tokenizer, row.device), 0.0)
         best, tokens = chances.topk(min(top_k, int(tokenizer.ordinary.sum())), -1)
     found: list[list[Filling]] = []
     for place, some, sure in zip(blank[0].nonzero()[:, 0].tolist(), tokens.tolist(), best.tolist()):
@@ -64,7 +65,7 @@ def fill_ids(model: Any, tokenizer: Tokenizer, ids: list[int], device: torch.dev
         while bool((blank := row == mask).any()):
             logits = model(row, at=blank).logits  # [N, V]
             need_head(model, logits)
-            logits = logits[:, :size].float().masked_fill(_special(tokenizer, row.device), -torch.inf)
+            logits = finite(logits[:, :size].float()).masked_fill(_special(tokenizer, row.device), -torch.inf)
             sure, best = logits.softmax(-1).max(-1)
             surest = int(sure.argmax())
             place = blank[0].nonzero()[surest]

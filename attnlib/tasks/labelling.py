@@ -35,8 +35,7 @@ def classify(ready: Ready, texts: Sequence[str | tuple[str, str]]) -> list[list[
 def _row(ready: Ready, text: str | tuple[str, str]) -> Framed:
     tokenizer = ready.tokenizer
     if isinstance(text, str):
-        bare = tokenizer.template == ((), ()) and tokenizer.bos_id is not None  # as `classify` trains: one to pool from
-        return tokenizer.join(tokenizer.encode(text, bos=bare))
+        return tokenizer.join(tokenizer.encode(text, bos=tokenizer.opens))  # as `classify` trains
     return tokenizer.join(tokenizer.encode(text[0]), tokenizer.encode(text[1]))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attnlib.errors import LayoutError, UsageError
 from attnlib.generate.prompts import check_ids, device_of, vocab_of
@@ -54,8 +55,21 @@ class Ready:
                 raise LayoutError(place, f"has {len(row.ids)} tokens", f"the model's positions end at {self.longest}")
 
 
-def load(folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Ready:
-    """The model and tokenizer of a checkpoint folder, ours or of a known family; see `attnlib.load`."""
+def finite(found: Tensor) -> Tensor:
+    """What a model gave, or a UsageError where it is no numbers."""
+    if not bool(found.isfinite().all()):
+        raise UsageError("model", "gives what is no finite number", "must be finite",
+                         "NaN among the weights, or a dtype too narrow?")  # fmt: skip
+    return found
+
+
+def load(
+    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = torch.float32
+) -> Ready:  # fmt: skip
+    """The model and tokenizer of a checkpoint folder, ours or of a known family; see `attnlib.load`.
+
+    `dtype`: of weights and activations, as the commands have it; None keeps the file's.
+    """
     from attnlib.pretrained import load as load_model
     from attnlib.text import tokenizer_of
 

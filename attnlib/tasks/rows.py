@@ -14,7 +14,7 @@ from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.scope import Door, standing_at_the_door
 from attnlib.layout import Layout
 from attnlib.models.heads import read_head
-from attnlib.tasks.ready import Ready
+from attnlib.tasks.ready import Ready, finite
 from attnlib.text.tokenizer import Framed
 
 BUDGET = 2048  # tokens of one forward: what the feed-forward makes of them still fits the caches of a core
@@ -46,7 +46,7 @@ def states(ready: Ready, rows: Sequence[Framed], *, budget: int = BUDGET) -> Ite
         chosen = order[at:end]
         with torch.inference_mode():
             x, layout = run(ready, [rows[i] for i in chosen])
-        yield States(chosen, x, layout)
+        yield States(chosen, finite(x), layout)
         at = end
 
 

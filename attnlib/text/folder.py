@@ -9,16 +9,8 @@ from attnlib.errors import CheckpointError
 from attnlib.text.chat import chat_template_of
 from attnlib.text.hf import HF, HFTokenizer
 from attnlib.text.older import FILES, document_of
-from attnlib.text.settings import name_of, settings_of
+from attnlib.text.settings import role_names, settings_of
 from attnlib.text.tokenizer import Tokenizer, TokenizerSpec
-
-ROLES = {  # ours -> theirs, the first that is named
-    "pad": ("pad_token",),
-    "bos": ("bos_token", "cls_token"),
-    "eos": ("eos_token", "sep_token"),
-    "sep": ("sep_token",),
-    "mask": ("mask_token",),
-}
 
 
 def tokenizer_of(folder: str | Path) -> Tokenizer:
@@ -49,7 +41,9 @@ def _tokenizer_of(folder: Path) -> Tokenizer:
     if found is not None:
         document = document_of(folder, found, settings)
         bare = HFTokenizer(document, origin=str(folder / found[0]))
-        return HFTokenizer(document, origin=str(folder / found[0]), roles=_roles(settings, bare))
+        whole = HFTokenizer(document, origin=str(folder / found[0]), roles=_roles(settings, bare))
+        whole.settings = settings
+        return whole
     pieces = next((path.name for path in sorted(folder.glob("*")) if path.suffix in (".model", ".spm", ".tiktoken")), None)
     if pieces is not None:
         raise CheckpointError(str(folder / pieces), "is a vocabulary that is not read here", "wish a tokenizer.json",
@@ -59,5 +53,4 @@ def _tokenizer_of(folder: Path) -> Tokenizer:
 
 def _roles(settings: dict[str, Any], tokenizer: HFTokenizer) -> dict[str, str]:
     """The special token of each role, where its name is told and in the vocabulary."""
-    named = {role: next((n for key in keys if (n := name_of(settings.get(key)))), None) for role, keys in ROLES.items()}
-    return {role: name for role, name in named.items() if name is not None and tokenizer.knows(name)}
+    return {role: name for role, name in role_names(settings).items() if tokenizer.knows(name)}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from attnlib.errors import DataError, nearest
 from attnlib.text.chat import FILE as CHAT_FILE
 from attnlib.text.chat import SPELT
 from attnlib.text.files import find_data, read_text
+from attnlib.text.settings import SETTINGS, role_names, settings_of
 from attnlib.text.tokenizer import Flags, Frame, Tokenizer, TokenizerSpec, readable
 
 _MARK = SPELT
@@ -42,11 +44,19 @@ class HF(TokenizerSpec, kind="hf"):
     def build(self, base: str | Path | None = None, texts: Iterable[str] | None = None) -> HFTokenizer:
         path = find_data(self.path, base)
         names = {role: getattr(self, role) for role in ("pad", "bos", "eos", "sep", "mask")}
-        return HFTokenizer(read_text(path), origin=str(path), roles={r: n for r, n in names.items() if n is not None})
+        found = HFTokenizer(read_text(path), origin=str(path), roles={r: n for r, n in names.items() if n is not None})
+        if path.name == "tokenizer.json":
+            found.settings = settings_of(path.parent)
+        return found
 
 
 class HFTokenizer(Tokenizer):
-    """A `tokenizers` pipeline. `document` is the text of a tokenizer.json; `origin` names it in errors."""
+    """A `tokenizers` pipeline. `document` is the text of a tokenizer.json; `origin` names it in errors.
+
+    settings: what the files beside it say, which are handed on.
+    """
+
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, document: str, *, origin: str = "tokenizer.json", roles: dict[str, str] | None = None) -> None:
         try:
@@ -66,6 +76,11 @@ class HFTokenizer(Tokenizer):
         self._byte_level = '"ByteLevel"' in json.dumps(self._json.get("decoder"))
         self._word_piece = (self._json.get("model") or {}).get("type") == "WordPiece"
         self.template = self._find_template()
+
+    @property
+    def opens(self) -> bool:
+        """Never: what goes around a text, be it nothing, is in the tokenizer.json."""
+        return False
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no text: "?", as bytes have it
@@ -120,6 +135,7 @@ class HFTokenizer(Tokenizer):
 
     def save(self, folder: str | Path) -> TokenizerSpec:
         (Path(folder) / "tokenizer.json").write_text(self._document, encoding="utf-8")
+        (Path(folder) / SETTINGS[-1]).write_text(json.dumps(self._told(), indent=2) + "\n", encoding="utf-8")
         if self.chat_template is not None:
             (Path(folder) / CHAT_FILE).write_text(self.chat_template.source, encoding="utf-8")
         return HF(**self._roles)
@@ -139,6 +155,14 @@ class HFTokenizer(Tokenizer):
                 name = self._plain.id_to_token(i) or ""
                 continues[i], continued[i] = name.startswith("##"), self.ordinary[i]
         return continues, continued
+
+    def _told(self) -> dict[str, Any]:
+        """The settings for other programs: those that came along, and the roles that they do not tell."""
+        ids = {role: getattr(self, f"{role}_id") for role in _KNOWN}
+        found = self._roles if self.settings else {role: self.special_names[i] for role, i in ids.items() if i is not None}
+        told = role_names(self.settings)
+        more = {f"{role}_token": name for role, name in found.items() if told.get(role) != name}
+        return {"tokenizer_class": "PreTrainedTokenizerFast", **self.settings, **more}
 
     def _piece(self, i: int) -> str:
         name = self._plain.id_to_token(i)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from attnlib.errors import DataError
 
 SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")  # the later is the newer, and wins
+
+ROLES = {  # ours -> theirs, the first that is named
+    "pad": ("pad_token",),
+    "bos": ("bos_token", "cls_token"),
+    "eos": ("eos_token", "sep_token"),
+    "sep": ("sep_token",),
+    "mask": ("mask_token",),
+}
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -33,3 +42,9 @@ def name_of(token: Any) -> str | None:
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) and token else None
+
+
+def role_names(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The special token of each role, where its name is told."""
+    named = {role: next((n for key in keys if (n := name_of(settings.get(key)))), None) for role, keys in ROLES.items()}
+    return {role: name for role, name in named.items() if name is not None}

@@ -100,6 +100,11 @@ class Tokenizer(ABC):
         last = (self.need("eos"),) if eos else ()
         return [*first, *before, *self.pieces(text).tolist(), *after, *last]
 
+    @property
+    def opens(self) -> bool:
+        """Whether bos goes before a text that is read as a whole: where no template gives it a token to pool from."""
+        return self.template == ((), ()) and self.bos_id is not None
+
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text alone."""
         return [self.pieces(text).tolist() for text in texts]

@@ -43,7 +43,9 @@ def start_from(model: Any, folder: Path, init: InitFrom) -> list[str]:
     with torch.no_grad():
         for name in ours.keys() - fresh:
             ours[name].copy_(theirs[name])
-    if init.head != "new":
+    new = init.head == "new"
+    model.origin = found.origin.headless() if new and found.origin is not None else found.origin
+    if not new:
         model.generation = found.generation  # the same head writes as before
     return sorted(fresh & ours.keys())
 

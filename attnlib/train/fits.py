@@ -38,6 +38,12 @@ def foresight(stack: StackSpec, path: str) -> str | None:
     return None
 
 
+def looks_back(stack: StackSpec | None) -> bool:
+    """Whether no token sees a later one in any layer, as far as masks say."""
+    masks = [] if stack is None else [getattr(block.attention, "mask", None) for block in stack.layers]
+    return bool(masks) and all(isinstance(mask, Mask) and not sees_ahead(mask) for mask in masks)
+
+
 def sees_ahead(mask: Mask, tokens: int = 8) -> bool:
     """Whether any of the first tokens sees a later one."""
     rows = picture(mask, tokens).split()

@@ -25,7 +25,7 @@ from attnlib.train.corruption import (
 )
 from attnlib.train.data import Row
 from attnlib.train.examples import Example, Examples, TooLong, fitting, running_text
-from attnlib.train.fits import OVER_TOKENS, either, foresight, head_refusal, vocabulary_refusal
+from attnlib.train.fits import OVER_TOKENS, either, foresight, head_refusal, looks_back, vocabulary_refusal
 from attnlib.train.metrics import label_scores, language_scores
 
 M = TypeVar("M", bound=Spec)
@@ -239,6 +239,8 @@ class Classify(Objective, kind="classify"):
             refusal = f"model.head.labels are {', '.join(named)}, and the objective's {', '.join(self.labels)}"
         if refusal is None and getattr(model.head, "problem", None) in ("multi_label", "regression"):
             refusal = f"model.head.problem is {model.head.problem}: classify trains single_label"
+        if refusal is None and getattr(model.head, "pooling", None) == "first" and looks_back(getattr(model, "stack", None)):
+            refusal = "model.head.pooling is first, whose token sees no other through causal masks: set it to last"
         return refusal
 
     def fitted(self, rows: Sequence[Row], model: Any = None) -> Self:
@@ -256,13 +258,13 @@ class Classify(Objective, kind="classify"):
 
     def examples(self, rows: Sequence[Row], tokenizer: Tokenizer, length: int, *, training: bool = True) -> Examples:
         number = {label: i for i, label in enumerate(self.labels)}
-        bos = tokenizer.template == ((), ()) and tokenizer.bos_id is not None  # a first token to pool from
         listed: list[Example] = []
         for row in rows:
             if row["label"] not in number:
                 raise DataError(row.origin, f"label {row['label']!r} does not occur in training",
                                 f"must be one of {', '.join(self.labels)}", nearest(row["label"], number))  # fmt: skip
-            ids = fitting(tokenizer.encode(row["text"], bos=bos, template=True), length, self.too_long, row.origin, "text")
+            whole = tokenizer.encode(row["text"], bos=tokenizer.opens, template=True)
+            ids = fitting(whole, length, self.too_long, row.origin, "text")
             if ids is not None:
                 listed.append((ids, np.array([number[row["label"]]])))
         return Examples(listed=_some(listed))

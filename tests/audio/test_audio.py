@@ -69,7 +69,8 @@ def test_floats_and_wide_samples_are_read_whatever_header_they_have(tmp_path, ex
 def test_what_is_no_wav_is_refused_in_one_line(tmp_path):
     path = write(tmp_path / "a.wav", b"\0\0" * 9)
     whole = path.read_bytes()
-    odd = (header(3, 16), header(6, 8), header(1, 12), header(1, 16, channels=0), header(1, 16, rate=0))
+    rates = (header(1, 16, rate=rate) for rate in (0, 1, 2**31 - 1))
+    odd = (header(3, 16), header(6, 8), header(1, 12), header(1, 16, channels=0), *rates)
     for content in (b"", b"RIFF", whole[:30], whole[:36], b"ID3" + whole, *odd):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"a\.wav: is no WAV file that is read here: .*, wish 8, 16, 24 or 32 bits, or"):

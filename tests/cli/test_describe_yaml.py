@@ -11,6 +11,8 @@ import torch
 from test_commands import told
 
 import attnlib
+from attnlib import tasks
+from attnlib.cli.common import model_folder
 from attnlib.config import parse_tree
 from attnlib.pretrained import export
 from attnlib.pretrained.family import families, family_named
@@ -51,6 +53,20 @@ def foreign(folder: Path, vocabulary: list[str] = VOCABULARY) -> Path:
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     transformers.BertTokenizer.from_pretrained(folder).save_pretrained(folder)
     return folder
+
+
+def exported_to_transformers(place: Path, capsys: Capture) -> None:
+    """What was fine-tuned goes back as the family it began with, and classifies a padded batch there alike."""
+    transformers = pytest.importorskip("transformers")
+    told(capsys, "export", place / "run", place / "back")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place / "back")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(place / "back").eval()
+    texts = ["the calm seas", "a storm"]
+    with torch.no_grad():
+        found = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(-1)
+    assert tokenizer.mask_token == "[MASK]" and model.config.id2label == {0: "bad", 1: "good"}
+    for row, labels in zip(found.tolist(), tasks.classify(tasks.load(model_folder(str(place / "run"))), texts)):
+        assert dict(labels) == pytest.approx(dict(zip(("bad", "good"), row)), abs=1e-5)
 
 
 def test_it_trains_as_it_stands(tmp_path: Path, capsys: Capture) -> None:
@@ -101,7 +117,8 @@ def test_fine_tuning_begins_with_a_public_folder_its_vocabulary_and_a_new_head(
     result = train(read(Config, tree), folder=tmp_path / "run", base=tmp_path)
     assert result.tokenizer.encode("the calm seas", template=True) == [2, 9, 6, 8, 10, 3]
     assert result.model.spec.head.labels == ("bad", "good") and result.scores["eval_accuracy"] == 1.0
-    (tmp_path / "again").mkdir()
+    if named:
+        exported_to_transformers(tmp_path, capsys)
     frozen = {**tree, "train": {**tree["train"], "steps": 1, "freeze": ["embedding.*", "stack.*"]}}
     tuned = train(read(Config, frozen), folder=tmp_path / "frozen", base=tmp_path).model
     whole = attnlib.load(folder)

@@ -49,6 +49,7 @@ def test_suppressed_tokens_never_come_and_those_of_the_beginning_not_first():
     ({"suppress_tokens": [1, 7]}, "generate.suppress_tokens: token 1 is 7, ids must lie in 0..6"),
     ({"bad_words_ids": [[1, -1]]}, "generate.bad_words_ids: token 1 is -1"),
     ({"bad_words_ids": [[1], 2]}, "Sampling.bad_words_ids"),
+    ({"bad_words_ids": [[1], []]}, "Sampling.bad_words_ids"),
     ({"sequence_bias": [[[1], "x"]]}, "Sampling.sequence_bias"),
     ({"suppress_tokens": list(range(7))}, "generate: the rules leave a row no token after 0 new ones"),
 ])  # fmt: skip

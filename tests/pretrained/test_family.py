@@ -19,6 +19,8 @@ CONFIG = {
     "num_hidden_layers": 2, "num_attention_heads": 2, "tie_word_embeddings": True,
 }  # fmt: skip
 
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
+
 
 class NormedLlama(Llama):
     """Llama with a norm on the queries and keys of each head: one class, two methods."""
@@ -103,3 +105,15 @@ def test_building_on_the_meta_device_draws_nothing_and_keeps_shapes():
     assert {n: p.shape for n, p in empty.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
     with on_meta():
         assert not torch.equal(torch.zeros(3, device="cpu").normal_(), torch.zeros(3, device="cpu"))
+
+
+@pytest.mark.parametrize("family", [*families()], ids=lambda family: family.name)
+def test_a_number_of_layers_that_no_model_has_is_refused_before_they_are_listed(family):
+    sample = next(iter(family.samples().values()))
+    spec = family.spec_from(HFConfig(sample.config))
+    written = family.config_from(spec)
+    counts = [key for key in written if key in LAYERS]
+    assert counts
+    for key in counts:
+        with pytest.raises(CheckpointError, match=f"{key}: is 1000000000, wish at most 10000"):
+            family.spec_from(HFConfig({**written, key: 10**9}))

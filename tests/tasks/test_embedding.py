@@ -11,10 +11,11 @@ import torch
 from tiny import T5, ready
 from torch.nn import functional as F
 
+import attnlib
 from attnlib.errors import CheckpointError
 from attnlib.models.heads import EmbedHeadSpec
 from attnlib.pretrained.sentence import SentenceSpec, sentence_spec_of
-from attnlib.tasks import Ready, embed
+from attnlib.tasks import Ready, embed, load
 from attnlib.tasks.embedding import recipe_of
 
 TEXTS = ["the whale rose and the sea ran high", "sea", "", "of ships and salt", "a"]
@@ -110,3 +111,10 @@ def test_what_would_give_other_vectors_is_refused(tmp_path: Path, modules: Any, 
     with pytest.raises(CheckpointError) as error:
         sentence_spec_of(written(tmp_path, modules, pooling))
     assert said in str(error.value)
+
+
+def test_a_folder_in_half_precision_is_run_in_float32_unless_asked_otherwise(tmp_path: Path) -> None:
+    half = ready(head="embed")
+    attnlib.save(half.model.half(), tmp_path / "m", tokenizer=half.tokenizer)
+    kinds = [next(load(tmp_path / "m", **more).model.parameters()).dtype for more in ({}, {"dtype": None})]
+    assert kinds == [torch.float32, torch.float16]

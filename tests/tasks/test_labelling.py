@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from tiny import T5, TREE, ready
 
 from attnlib.errors import LayoutError, UsageError
-from attnlib.tasks import classify
+from attnlib.tasks import Ready, classify
+from attnlib.text.hf import HFTokenizer
 
 
 def logits(model: Any, ids: list[int]) -> torch.Tensor:
@@ -38,6 +40,21 @@ def test_logits_are_read_as_the_problem_says(tree: dict[str, Any], problem: Any,
             assert [one.score for one in labels] == sorted((one.score for one in labels), reverse=True)
         else:
             assert [one.name for one in labels] == names
+
+
+def test_a_public_tokenizer_says_itself_that_nothing_goes_around_a_text() -> None:
+    pytest.importorskip("tokenizers")
+    plain = HFTokenizer(json.dumps({
+        "version": "1.0", "model": {"type": "WordLevel", "vocab": {"<s>": 0, "sea": 1, "?": 2}, "unk_token": "?"},
+        "added_tokens": [{"id": 0, "content": "<s>", "special": True, "single_word": False, "lstrip": False,
+                          "rstrip": False, "normalized": False}],
+    }))  # fmt: skip
+    model = Ready(ready(head={"kind": "classify", "num_labels": 2, "pooling": "last"}).model, plain)
+    assert plain.bos_id == 0 and plain.template == ((), ())
+    [labels] = classify(model, ["sea"])
+    assert dict(labels)["LABEL_1"] == pytest.approx(float(logits(model, [1]).softmax(-1)[1]), abs=1e-5)
+    [ours] = classify(ready(framed=False, head={"kind": "classify", "num_labels": 2}), [""])  # bos alone, to pool from
+    assert len(ours) == 2
 
 
 def test_a_pair_is_read_in_its_frame() -> None:

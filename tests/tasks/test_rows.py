@@ -8,7 +8,10 @@ import pytest
 import torch
 from tiny import BLOCK, T5, TREE, ready
 
+from attnlib import tasks
 from attnlib.attention.scope import Door, standing_at_the_door
+from attnlib.errors import UsageError
+from attnlib.tasks import Ready
 from attnlib.tasks.rows import logits, packs, states
 
 TEXTS = ["a", "the whale", "", "the whale rose and the sea ran high", "sea", "of ships and salt"]
@@ -76,3 +79,19 @@ def test_logits_of_a_head_are_those_of_each_text_alone(tree: dict[str, Any], hea
     for row, found in zip(rows, logits(model, rows)):
         with torch.no_grad():
             torch.testing.assert_close(found, model.model(torch.tensor([row.ids])).logits[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("task", [
+    lambda model: tasks.classify(model("classify"), ["a"]), lambda model: tasks.embed(model("embed"), ["a"]),
+    lambda model: tasks.fill(model("masked_lm"), "a<mask>"), lambda model: tasks.complete(model("masked_lm"), "a<mask>"),
+    lambda model: tasks.answer(model("span"), "who", "me"), lambda model: tasks.tag(model("tag"), "a"),
+])  # fmt: skip
+def test_weights_that_are_no_numbers_are_told_and_no_answer_is_made_of_them(task: Any) -> None:
+    def broken(kind: str) -> Ready:
+        model = ready(head={"kind": kind, "num_labels": 2} if kind in ("classify", "tag") else kind)
+        with torch.no_grad():
+            model.model.embedding.token.weight[ord("a") : ord("n")] = torch.nan
+        return model
+
+    with pytest.raises(UsageError, match="model: gives what is no finite number, must be finite"):
+        task(broken)

@@ -11,6 +11,7 @@ import pytest
 from attnlib.errors import CheckpointError, DataError, UsageError
 from attnlib.text import tokenizer_of
 from attnlib.text.byte_level import ByteTokenizer
+from attnlib.text.hf import HF
 
 pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
@@ -82,6 +83,7 @@ def test_a_special_token_of_a_role_comes_from_the_settings(tmp_path: Path) -> No
     bare.save(tmp_path)
     document = json.loads((tmp_path / "tokenizer.json").read_text())
     document["added_tokens"] = []  # the file alone does not say which tokens are special
+    (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     assert tokenizer_of(tmp_path).eos_id is None
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "<|endoftext|>"}}))
@@ -92,6 +94,21 @@ def test_a_special_token_of_a_role_comes_from_the_settings(tmp_path: Path) -> No
     saved = tmp_path / "saved"
     saved.mkdir()
     assert ours.save(saved).build(saved).eos_id == 0
+
+
+def test_what_is_saved_tells_other_programs_the_roles_and_all_that_was_told_before(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    byte_pairs(tmp_path, "<|endoftext|>")
+    (tmp_path / "bare").mkdir()
+    tokenizer_of(tmp_path).save(tmp_path / "bare")
+    told = {"pad_token": "a", "model_max_length": 77}
+    (tmp_path / "bare" / "tokenizer_config.json").write_text(json.dumps(told))
+    (tmp_path / "again").mkdir()
+    HF(eos="b").build(tmp_path / "bare").save(tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
+    assert again == {"tokenizer_class": "PreTrainedTokenizerFast", **told, "eos_token": "b"}
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert (theirs.pad_token, theirs.eos_token, theirs.model_max_length) == ("a", "b", 77)
 
 
 def test_padding_and_truncation_that_a_file_asks_for_are_not_done(tmp_path: Path) -> None:

@@ -325,6 +325,8 @@ def test_objectives_refuse_models_that_do_not_fit() -> None:
     assert "head.labels are b, a, and the objective's a, b" in str(Classify(labels=("a", "b")).refuses(named))
     many = model_spec("encoder", head={"kind": "classify", "num_labels": 2, "problem": "multi_label"})
     assert "problem is multi_label" in str(Classify().refuses(many))
+    assert "pooling is first, whose token sees no other" in str(Classify().refuses(model_spec("decoder", **CLASSIFY)))
+    assert Classify().refuses(model_spec("decoder", head={"kind": "classify", "num_labels": 2, "pooling": "last"})) is None
 
 
 def test_a_model_that_sees_the_tokens_to_come_is_refused() -> None:

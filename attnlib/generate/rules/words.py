@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from attnlib.generate.rules.base import HIDDEN, Change, Known, Rule, Texts
 
-Run = tuple[int, ...]
+Run = Annotated[tuple[int, ...], Field(min_length=1)]
 
 
 class SequenceBias(Rule, kind="sequence_bias"):
