@@ -121,5 +121,12 @@ class BesideSpec(MixerSpec, kind="beside"):
             except FieldError as error:
                 raise FieldError(f"mixers.{number}.{error.field}", error.fact, error.wish, error.hint) from None
 
+    def check_decoding(self) -> None:
+        for number, mixer in enumerate(self.mixers):
+            try:
+                mixer.check_decoding()
+            except FieldError as error:
+                raise FieldError(f"mixers.{number}.{error.field}", error.fact, error.wish, error.hint) from None
+
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
         return Beside([mixer.build(d_model=d_model, layer=layer, d_memory=d_memory) for mixer in self.mixers])

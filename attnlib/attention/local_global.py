@@ -56,7 +56,7 @@ class LocalGlobalAttention(SoftmaxAttention):
         layout, keys = call.visibility.q, call.visibility.k
         if layout.tags is None:
             return super()._weigh(x, q, entry, call, scope)
-        apart: _Apart = layout.once("global rows", lambda: _apart(layout))
+        apart: _Apart = layout.once("global rows", lambda: _apart(layout, self.first))
         local = call.over(scope.sight(self.mask, apart.local, keys, self.num_heads))
         y = super()._weigh(x, q, entry, local, scope)
         if not len(apart.row):
@@ -84,7 +84,7 @@ class LocalGlobalAttention(SoftmaxAttention):
         call = AttentionCall(scope.sight(self.mask, layout, layout, self.num_heads), self.rule, 0.0, scope.terms)
         if layout.tags is None:
             return weights(q, entry["k"], call, rows=rows)
-        apart: _Apart = layout.once("global rows", lambda: _apart(layout))
+        apart: _Apart = layout.once("global rows", lambda: _apart(layout, self.first))
         found = weights(q, entry["k"], call.over(scope.sight(self.mask, apart.local, layout, self.num_heads)), rows=rows)
         if not len(apart.row):
             return found
@@ -111,16 +111,18 @@ class _Apart(NamedTuple):
     column: Tensor
 
 
-def _apart(layout: Layout) -> _Apart:
+def _apart(layout: Layout, first: int) -> _Apart:
+    """On the meta device, where no tag can be read, each row has its `first` tokens."""
     assert layout.tags is not None
+    known = layout.tags.device.type != "meta"
     tagged = (layout.tags & GLOBAL) != 0
     if layout.segments is not None:
         tagged = tagged & (layout.segments >= 0)
     counts = tagged.sum(1)
-    most = int(counts.max()) if tagged.numel() else 0
+    most = int(counts.max()) if known and tagged.numel() else min(first, tagged.shape[1])
     columns = (~tagged).int().argsort(dim=1, stable=True)[:, :most]  # tagged ones first, in their order
     here = torch.arange(most, device=layout.device) < counts[:, None]
-    row, slot = here.nonzero(as_tuple=True)
+    row, slot = (here if known else torch.ones(here.shape, device="cpu")).nonzero().to(here.device).unbind(1)
     segments = torch.zeros_like(layout.positions) if layout.segments is None else layout.segments
     at = None if layout.encoded_at is None else layout.encoded_at.gather(1, columns)
     asking = Layout(
@@ -130,7 +132,7 @@ def _apart(layout: Layout) -> _Apart:
         encoded_at=at,
     )
     local = replace(layout, tags=layout.tags & ~GLOBAL, memo={})
-    if not bool(local.tags.any()):  # type: ignore[union-attr]
+    if not known or not bool(local.tags.any()):  # type: ignore[union-attr]
         local = replace(local, tags=None, memo={})
     return _Apart(local, asking, columns, row, slot, columns[row, slot])
 
@@ -150,6 +152,11 @@ class LocalGlobalSpec(SoftmaxAttentionSpec, kind="local_global"):
             raise FieldError("kind", "stands in cross-attention", "global tokens are those of the queries' own text",
                              "softmax can cross")  # fmt: skip
         super().check(d_model=d_model, role=role)
+
+    def check_decoding(self) -> None:
+        if self.first:
+            raise FieldError("first", f"{self.first} in a decoder", "a cache wants global tokens tagged in the layout",
+                             "first: 0")  # fmt: skip
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> LocalGlobalAttention:
         attention = super().build(d_model=d_model, layer=layer, d_memory=d_memory)

@@ -96,6 +96,10 @@ class Mask(Spec, slot="mask"):
         """YAML shorthand: a list of masks is all of them."""
         return {"kind": "all", "masks": tree} if isinstance(tree, list | tuple) else tree
 
+    @classmethod
+    def short_forms(cls) -> tuple[Any, ...]:
+        return (tuple[Mask, ...],)
+
 
 class Everything(Mask, kind="everything"):
     """All tokens of the segment: the bidirectional mask."""

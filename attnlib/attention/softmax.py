@@ -68,6 +68,9 @@ class MixerSpec(Spec, slot="mixer", default="softmax"):
     def check(self, *, d_model: int, role: Role) -> None:
         """Raises FieldError, naming a field of this spec, where it cannot stand in a model of this width."""
 
+    def check_decoding(self) -> None:
+        """Raises FieldError, naming a field of this spec, where it cannot write token by token after a cache."""
+
 
 class SoftmaxAttention(nn.Module):
     """softmax(q k^T * scale + ...) v over H query heads and G key-value heads, G dividing H.

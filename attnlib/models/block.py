@@ -147,8 +147,8 @@ class BlockSpec(Spec):
             raise FieldError("attention_norm", "false beside share_norm", "wish one of the two")
         return self
 
-    def check(self, *, d_model: int, path: str) -> None:
-        """Raises FieldError, its field below `path`, where a part cannot stand in a model of this width."""
+    def check(self, *, d_model: int, path: str, decodes: bool = False) -> None:
+        """Raises FieldError, its field below `path`, where a part cannot stand in a model of this width, or in a decoder."""
         mixers: tuple[tuple[Role, str, MixerSpec | None], ...] = (
             ("self", "attention", self.attention),
             ("cross", "cross", self.cross),
@@ -157,10 +157,14 @@ class BlockSpec(Spec):
             try:
                 if mixer is not None:
                     mixer.check(d_model=d_model, role=role)
+                    if decodes and role == "self":
+                        mixer.check_decoding()
             except FieldError as error:
                 raise FieldError(f"{path}.{name}.{error.field}", error.fact, error.wish, error.hint) from None
         if self.conv is not None and d_model % self.conv.groups:
             raise FieldError(f"{path}.conv.groups", str(self.conv.groups), f"must divide d_model ({d_model})")
+        if decodes and self.conv is not None:
+            raise FieldError(f"{path}.conv", "in a decoder", "it reads tokens to come and keeps no cache")
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> Block:
         shared = self.share_norm and self.norm is not None

@@ -209,9 +209,7 @@ class StackSpec(Spec):
         """Raises FieldError, its field below `path`, where a part cannot stand in a model of this width, or in a decoder."""
         named = {"block": self.block} if self.block is not None else {f"blocks.{n}": b for n, b in self.blocks.items()}
         for name, block in named.items():
-            block.check(d_model=d_model, path=f"{path}.{name}")
-            if decodes and block.conv is not None:
-                raise FieldError(f"{path}.{name}.conv", "in a decoder", "it reads tokens to come and keeps no cache")
+            block.check(d_model=d_model, path=f"{path}.{name}", decodes=decodes)
         heads = {b.attention.num_heads if isinstance(b.attention, SoftmaxAttentionSpec) else None for b in self.layers}
         if self.bias is not None and (None in heads or (self.bias.by_head and len(heads) > 1)):
             raise FieldError(f"{path}.bias", "shared by layers of unlike heads", "give every block the same num_heads")

@@ -133,6 +133,5 @@ def test_what_it_cannot_do_is_refused_with_a_reason() -> None:
         read(ModelSpec, tree)
     decoder = {"kind": "decoder", "d_model": 12, "vocab_size": 9, "stack": {"num_layers": 1, "block": {
         "attention": {**TREE, "first": 1}}}}  # fmt: skip
-    model: Any = read(ModelSpec, decoder).build()
-    with pytest.raises(AttnlibError, match="first 1 tokens global"):
-        model.begin(batch=1)
+    with pytest.raises(AttnlibError, match=r"block\.attention\.first: 1 in a decoder, a cache wants global tokens tagged"):
+        read(ModelSpec, decoder)
