@@ -216,7 +216,7 @@ def record(
     layers: Names = None,
     heads: Names = None,
     rows: Rows = None,
-    activations: str | Sequence[str] = (),
+    activations: str | Sequence[str] | bool = (),
     summaries: Reduction | bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Recording]:
@@ -230,17 +230,19 @@ def record(
     rows: the queries whose weights are kept, by their number in the text: 7, [7, 9], slice(0, 32); None = all.
     summaries: what `attnlib.inspect.summaries` names, of all queries, in memory linear in the tokens; True = as by default,
         or another reduction.
-    activations: names or patterns of `attnlib.inspect.sites`, as they pass.
+    activations: names or patterns of `attnlib.inspect.sites`, as they pass; True = of all.
     A text that a cache takes in step by step is joined; rows follow their beams, those that leave a batch are let go.
 
     Raises UsageError for layers, heads, rows and sites that there are not, and for attention that has no weights.
     """
     chosen = choose(model, layers, heads)
-    options = (Summaries() if summaries else None) if isinstance(summaries, bool) else summaries
+    options = (Summaries() if summaries else None) if isinstance(summaries, bool | None) else summaries
+    if options is not None and not isinstance(options, Reduction):
+        raise UsageError("summaries", f"{options!r:.40}", "wish True, or what to sum up, such as Summaries(windows=(8, 64))")
     source = len(stacks(model)) > 1
     seen = Recording(chosen, weights=weights, rows=rows, dtype=dtype, summaries=options, source=source)
     with ExitStack() as stack:
-        for site in sites_named(model, activations) if activations else ():
+        for site in sites_named(model, "*" if activations is True else activations) if activations else ():
             stack.callback(site.attach(partial(_note, seen.activations, site.name)).remove)
         if weights or options is not None:
             for one in chosen:

@@ -117,12 +117,12 @@ def _of_sublayer(path: str, sublayer: Sublayer) -> Iterator[Site]:
 def sites_named(model: nn.Module, patterns: str | Sequence[str]) -> list[Site]:
     """The sites whose names match one of the patterns ("decoder.*.out"). Raises UsageError for one that matches none."""
     known = sites(model)
-    asked = [patterns] if isinstance(patterns, str) else list(patterns)
+    asked = [patterns] if isinstance(patterns, str) else list(patterns) if isinstance(patterns, Sequence) else [patterns]
     for pattern in asked:
-        if not any(fnmatchcase(name, pattern) for name in known):
+        if not isinstance(pattern, str) or not any(fnmatchcase(name, pattern) for name in known):
             first = ", ".join(list(known)[:4])
             raise UsageError("site", f"{pattern!r} is none of the model's", f"wish one such as {first}",
-                             nearest(pattern, known))  # fmt: skip
+                             nearest(str(pattern), known))  # fmt: skip
     return [site for name, site in known.items() if any(fnmatchcase(name, pattern) for pattern in asked)]
 
 

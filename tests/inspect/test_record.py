@@ -18,6 +18,7 @@ from attnlib.attention.softmax import MixerSpec
 from attnlib.errors import UsageError
 from attnlib.generate.prompts import blocks
 from attnlib.inspect import record
+from attnlib.inspect.sites import sites
 from attnlib.inspect.subject import drawn
 from attnlib.layout import Layout
 
@@ -218,8 +219,9 @@ def test_gradients_flow_while_recording() -> None:
     model(IDS).logits.sum().backward()
     plain = model.stack.blocks[0].attention.body.q.weight.grad.clone()
     model.zero_grad()
-    with record(model, activations="*"):
+    with record(model, activations=True) as seen:
         model(IDS).logits.sum().backward()
+    assert set(seen.activations) == set(sites(model))
     assert torch.equal(plain, model.stack.blocks[0].attention.body.q.weight.grad)
 
 
@@ -235,6 +237,8 @@ def test_gradients_flow_while_recording() -> None:
         ({"rows": [-1]}, r"rows: are \[-1\], wish numbers of queries"),
         ({"rows": slice(3, None)}, "wish a slice with an end"),
         ({"activations": "decoder.0.mlp.hiden"}, "none of the model's.*did you mean 'decoder.0.mlp.hidden'"),
+        ({"activations": 3}, "site: 3 is none of the model's"),
+        ({"summaries": 3}, "summaries: 3, wish True, or what to sum up"),
         ({"layers": [1.5]}, "1.5 is neither a number nor a path"),
     ],
 )
