@@ -8,6 +8,7 @@ chunked          memory and speed of long texts with a learned bias
 linear           mixers of linear cost: growth with the text, beside softmax attention, and of a decode step
 sparse           windows, global tokens and random blocks beside full attention; growth of time and memory
 seeing           recording: maps and reductions of 16,384 tokens, cost when off, short texts beside transformers
+curves           time and memory by length for every kind of attention; --png draws them (some four minutes)
 toys             the three toys beside plain torch models trained for the same time (about 7 minutes)
 import           `import attnlib` beside `import torch`
 checkpoints      from a cold process to the first token beside transformers; peak memory of loading
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from benchmarks import calls, checkpoints, embedding, linear, models, seeing, sparse, startup, toys
+from benchmarks import calls, checkpoints, curves, embedding, linear, models, seeing, sparse, startup, toys
 from benchmarks.table import Options, Row, cells, header, table
 from benchmarks.timing import CLOCKS
 
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "linear": linear.linear,
     "sparse": sparse.sparse,
     "seeing": seeing.seeing,
+    "curves": curves.curves,
     "import": startup.startup,
     "checkpoints": checkpoints.checkpoints,
     "embed": embedding.embedding,
@@ -54,7 +56,7 @@ def main(arguments: list[str]) -> int:
         return 2
     repeats = asked.repeats or (2 if asked.quick else 7)
     options = Options(threads=asked.threads, repeats=repeats, quick=asked.quick, seconds=asked.seconds, clock=asked.clock,
-                      sentence_model=asked.sentence_model)  # fmt: skip
+                      sentence_model=asked.sentence_model, png=asked.png)  # fmt: skip
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     print(header(options) + "\n", flush=True)
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=75.0, help="of training for each model of `toys` (default 75)")
     parser.add_argument("--clock", choices=[*CLOCKS], default="wall", help="cpu: time of all threads, for busy machines")
     parser.add_argument("--sentence-model", type=Path, metavar="FOLDER", help="of all-MiniLM-L6-v2, for `embed`")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="the figure of `curves`")
     parser.add_argument("--quick", action="store_true", help="small shapes and budgets, to see that it runs")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

@@ -18,7 +18,7 @@ from attnlib.errors import AttnlibError, UsageError
 
 COMMANDS = (
     "train", "generate", "chat", "fill", "embed", "classify", "answer", "tag", "translate", "summarize", "transcribe",
-    "score", "evaluate", "describe", "check", "explain",
+    "score", "evaluate", "describe", "cost", "check", "explain",
     "attend", "heads", "why", "faithful", "lens", "patch", "prune",
     "load", "export", "parity", "configs", "schema",
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Seeing what attention did: recorded weights and activations, the page that shows them, figures for papers."""
 
 from attnlib.inspect.ablation import ablated, gated
+from attnlib.inspect.cost import Cost, Curve, cost
 from attnlib.inspect.direct import Attribution, attribution
 from attnlib.inspect.heads import HeadReport, HeadScore, head_report
 from attnlib.inspect.importance import Importance, importance, text_questions
@@ -18,6 +19,8 @@ from attnlib.inspect.summaries import Summaries, Summary
 __all__ = [
     "AttentionMap",
     "Attribution",
+    "Cost",
+    "Curve",
     "HeadReport",
     "HeadScore",
     "Importance",
@@ -30,6 +33,7 @@ __all__ = [
     "Summary",
     "ablated",
     "attribution",
+    "cost",
     "gated",
     "head_report",
     "importance",

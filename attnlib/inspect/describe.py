@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnlib.attention.beside import BesideCache
 from attnlib.attention.caches import LayerCache
 from attnlib.attention.state_cache import StateCache
 from attnlib.errors import LayoutError
+from attnlib.inspect.counting import Counting, Skipped, fresh
 from attnlib.layout import Layout
 from attnlib.models.decoder import Decoder
-from attnlib.models.encoder import Encoder
 from attnlib.models.encoder_decoder import EncoderDecoder
 from attnlib.models.spec import ModelSpec
 from attnlib.models.state import DecodingState
@@ -82,24 +80,22 @@ def describe(
     """
     with on_meta():
         model = spec.build().to(dtype).eval()
-        length = _most(model)
+        length = longest_of(model)
         if length is not None and tokens is not None and tokens > length:
             raise LayoutError("tokens", f"are {tokens}", f"the model's positions end at {length}")
         tokens = tokens or min(length or 128, 128)
-        counter = FlopCounterMode(display=False, custom_mapping=_COUNTED)
-        with torch.no_grad(), counter:
-            _forward(model, torch.zeros(batch, tokens, dtype=torch.long))
-        counts = {name: sum(per.values()) for name, per in counter.get_flop_counts().items()}
-        growing, state = _cache_bytes(model, tokens, "growing")
-        rolling, _ = _cache_bytes(model, tokens, "rolling")
-    top = type(model).__name__
+    with Counting(model) as counted:
+        run_once(model, torch.zeros(batch, tokens, dtype=torch.long), fresh(batch, tokens))
+    counts = counted.by_module()
+    growing, state = cache_bytes(model, tokens, "growing")
+    rolling, _ = cache_bytes(model, tokens, "rolling")
     rows = tuple(
         Row(path, type(module).__name__, {n: tuple(p.shape) for n, p in module.named_parameters(recurse=False)},
-            sum(p.numel() for p in module.parameters()), counts.get(f"{top}.{path}" if path else top, 0), same)
+            sum(p.numel() for p in module.parameters()), counts.get(path, 0), same)
         for path, module, same in _modules(model)
     )  # fmt: skip
     return Description(
-        type(spec).kind, rows, rows[0].parameters, counter.get_total_flops(), tokens, batch,
+        type(spec).kind, rows, rows[0].parameters, counted.flops, tokens, batch,
         None if growing is None else growing / tokens, rolling, state,
     )  # fmt: skip
 
@@ -108,14 +104,6 @@ def _each(caches: Iterable[LayerCache]) -> Iterator[LayerCache]:
     """Caches, and those that stand beside each other in one."""
     for cache in caches:
         yield from cache.parts if isinstance(cache, BesideCache) else (cache,)
-
-
-def _triangular(a: tuple[int, ...], b: tuple[int, ...], *_: object, **__: object) -> int:
-    """A system [.., n, n] solved for [.., n, m] by substitution: n (n - 1) m."""
-    return prod(b[:-1]) * (a[-1] - 1) * b[-1]
-
-
-_COUNTED = {torch.ops.aten.linalg_solve_triangular: _triangular}  # what torch's own counter does not know
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
@@ -136,19 +124,24 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 def longest(spec: ModelSpec) -> int | None:
     """Most tokens that the model of a spec takes; None = no bound."""
     with on_meta():
-        return _most(spec.build())
+        return longest_of(spec.build())
 
 
-def _most(model: nn.Module) -> int | None:
+def longest_of(model: nn.Module) -> int | None:
+    """Most tokens that a model takes, of a source and of a text; None = no bound."""
     found = [getattr(model, name, None) for name in ("max_length", "max_source_length")]
     return min((length for length in found if length is not None), default=None)
 
 
-def _forward(model: nn.Module, ids: Tensor) -> None:
+def run_once(model: nn.Module, ids: Tensor, layout: Layout) -> None:
+    """A forward over ids [B, T], of a pair with a source of as many places."""
     if isinstance(model, EncoderDecoder):
-        model(blank_source(model, ids), ids)
+        if getattr(model, "features", None) is not None:
+            model(blank_source(model, ids), ids)
+        else:
+            model(ids, ids, layout, layout)
     else:
-        model(ids)
+        model(ids, layout)
 
 
 def blank_source(model: nn.Module, ids: Tensor) -> Tensor:
@@ -160,12 +153,13 @@ def blank_source(model: nn.Module, ids: Tensor) -> Tensor:
     return torch.zeros(ids.shape[0], features.channels, frames, dtype=dtype, device=ids.device)
 
 
-def _cache_bytes(model: nn.Module, tokens: int, cache: str) -> tuple[int | None, int]:
-    """Bytes of one row's columns after `tokens` tokens, None where nothing is cached; and bytes of its states."""
-    ids = torch.zeros(1, tokens, dtype=torch.long)
-    with torch.no_grad():
-        if isinstance(model, Encoder) or not isinstance(model, Decoder | EncoderDecoder):
-            return None, 0
+def cache_bytes(model: nn.Module, tokens: int, cache: str) -> tuple[int | None, int]:
+    """Of a model on the meta device: bytes of one row's columns after `tokens` tokens, None where nothing is cached; and
+    bytes of its states."""
+    if not isinstance(model, Decoder | EncoderDecoder):
+        return None, 0
+    with Counting(model, door=Skipped()):
+        ids = torch.zeros(1, tokens, dtype=torch.long)
         state = model.begin(blank_source(model, ids), cache=cache, batch=1)
         for at in (slice(0, tokens - 1), slice(tokens - 1, tokens)):  # a rolling cache lets go when the next token comes
             if at.stop > at.start:

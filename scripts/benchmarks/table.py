@@ -23,6 +23,7 @@ class Options:
     seconds: float = 75.0  # of training, for each model of `toys`
     clock: str = "wall"
     sentence_model: Path | None = None  # a checkpoint folder, for `embed`
+    png: Path | None = None  # where `curves` draws
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,9 +34,13 @@ class Chunked(Backend):
         return q.shape[2] * k.shape[2] >= self.crossover
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
+        return RowBlocks(call, q, k, self.blocks(q, k, call)).run(q, k, v)
+
+    def blocks(self, q: Tensor, k: Tensor, call: AttentionCall) -> list[tuple[slice, Columns]]:
+        """Blocks of queries, each with the keys it looks at."""
         size = max(16, min(128, self.tile // max(k.shape[2], 1)))
         rows = [slice(first, min(first + size, q.shape[2])) for first in range(0, q.shape[2], size)]
-        return RowBlocks(call, q, k, [(part, call.visibility.keys_of(part)) for part in rows]).run(q, k, v)
+        return [(part, call.visibility.keys_of(part)) for part in rows]
 
 
 class RowBlocks:
