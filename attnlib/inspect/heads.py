@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ class HeadReport:
 
 @torch.no_grad()
 def head_report(
-    model: Any, readings: Sequence[Reading], *, layers: Names = None, heads: Names = None, rare: float = RARE
+    model: Any, readings: Reading | Iterable[Reading], *, layers: Names = None, heads: Names = None, rare: float = RARE
 ) -> HeadReport:
     """What each head looks at in some texts: the previous token, repeats, distances, delimiters, the first, rare tokens.
 
@@ -104,6 +104,7 @@ def head_report(
     (arXiv:2309.17453).
     Raises UsageError without texts, for layers and heads that there are not, and for mixers without weights.
     """
+    readings = [readings] if isinstance(readings, Reading) else list(readings)
     if not readings:
         raise UsageError("heads", "there is no text", "wish at least one")
     scoring, known = HeadScoring(), {name: _common(readings, name, rare) for name in ("source", "text")}

@@ -184,6 +184,13 @@ def test_losses_of_the_copies_are_those_of_their_tokens_and_ablation_is_measured
         ablation(model, texts, [f"decoder.{i}.self.{j}" for i, j in ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))])
 
 
+def test_one_text_and_texts_as_they_come_are_reported_alike() -> None:
+    model = drawn(SPECS["encoder"], seed=2, device=CPU, dtype=FP32)
+    text = read(model, IDS)
+    whole = head_report(model, [text])
+    assert head_report(model, text).tree() == head_report(model, (one for one in [text])).tree() == whole.tree()
+
+
 def test_what_cannot_be_reported_is_refused() -> None:
     model = drawn(SPECS["encoder"], seed=2, device=CPU, dtype=FP32)
     with pytest.raises(UsageError, match="heads: there is no text"):
