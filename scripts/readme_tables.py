@@ -79,7 +79,7 @@ def mixers_table() -> str:
         can = [_stands(cls, given, "self", mask=Causal()), _stands(cls, given, "self"), _stands(cls, given, "cross"),
                "rotary" in fields, "num_kv_heads" in fields and _stands(cls, given, "self", num_kv_heads=2),
                "conv" in fields, weights]  # fmt: skip
-        keeps = "a state" if getattr(mixer, "stateful", False) else "columns"
+        keeps = "a state" if getattr(mixer, "stateful", False) else "columns" if can[0] else "nothing"
         lines.append(f"| `{kind}` | " + " | ".join("yes" if one else "" for one in can) + f" | {keeps} |")
     return "\n".join(lines)
 

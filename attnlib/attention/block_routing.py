@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from attnlib.attention.biases import ScoreTerm, TermSpec, picked
 from attnlib.attention.exact import exact
 from attnlib.attention.masks import Mask, terms
+from attnlib.attention.means import grouped_means
 from attnlib.layout import Coordinates, Layout
 from attnlib.spec import FieldError
 
@@ -53,7 +54,8 @@ class BlockRouting(ScoreTerm):
         theirs = blocks.place[:, None, None]
         mine = same & (theirs == place) if self.own else torch.zeros_like(same)
         able = same & ~mine & (theirs < place) if self.causal else same & ~mine
-        met = _met(q.detach(), means(k.detach(), real, blocks)).masked_fill(~able, -torch.inf)
+        mean = grouped_means(k.detach(), blocks.of, real, blocks.segment.shape[1])
+        met = _met(q.detach(), mean).masked_fill(~able, -torch.inf)
         most = self.count - int(self.own)
         if most < met.shape[3]:
             able = able & (met >= met.topk(most, -1).values[..., -1:]) if most else torch.zeros_like(able)
@@ -96,16 +98,6 @@ def _most(layout: Layout, size: int) -> int:
     for row, _, length in layout.runs:
         counts[row] += -(-length // size)
     return max(counts, default=0)
-
-
-def means(k: Tensor, real: Tensor, blocks: Blocks) -> Tensor:
-    """[B, G, N, D] mean keys of the blocks of k [B, G, K, D], whose tokens are `real` [B, K]."""
-    kept = exact(k) * real[:, None, :, None]
-    at = blocks.of[:, None, :, None].expand_as(kept)
-    number = blocks.segment.shape[1]
-    total = kept.new_zeros(*k.shape[:2], number, k.shape[3]).scatter_add(2, at, kept)
-    count = kept.new_zeros(k.shape[0], number).scatter_add(1, blocks.of, real.to(kept.dtype))
-    return total / count.clamp(min=1)[:, None, :, None]
 
 
 def _met(q: Tensor, mean: Tensor) -> Tensor:

@@ -223,6 +223,7 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
     """
 
     made: ClassVar[type[SoftmaxAttention]] = SoftmaxAttention
+    places: ClassVar[bool] = True  # its keys stand where tokens stand, which terms read
     num_heads: int = Field(ge=1)
     num_kv_heads: int | None = Field(default=None, ge=1)
     d_head: int | None = Field(default=None, ge=1)

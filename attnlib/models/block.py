@@ -16,7 +16,9 @@ from attnlib.attention import (  # noqa: F401  (kinds of mixers)
     gated,
     latent,
     linear,
+    linformer,
     local_global,
+    nystrom,
     recurrent,
 )
 from attnlib.attention.caches import Memory

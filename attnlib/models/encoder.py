@@ -11,7 +11,7 @@ from attnlib.layout import Layout
 from attnlib.models.heads import Head, Place, read_head
 from attnlib.models.output import Output, read_layout
 from attnlib.models.spec import ModelSpec
-from attnlib.models.stack import Stack, StackSpec
+from attnlib.models.stack import Stack, StackSpec, shortest
 from attnlib.nn.embeddings import Embedding
 from attnlib.nn.init import initialise
 from attnlib.spec import FieldError
@@ -27,7 +27,7 @@ class Encoder(nn.Module):
     @property
     def max_length(self) -> int | None:
         """Longest text in tokens; None = no bound."""
-        return self.embedding.max_length
+        return shortest(self.embedding.max_length, self.stack.max_length)
 
     def forward(
         self,

@@ -12,7 +12,7 @@ from attnlib.layout import Layout
 from attnlib.models.heads import Head, HeadSpec, LMHead, LMHeadSpec, Place, read_head
 from attnlib.models.output import Output, read_layout
 from attnlib.models.spec import ModelSpec
-from attnlib.models.stack import Stack, StackSpec
+from attnlib.models.stack import Stack, StackSpec, shortest
 from attnlib.models.state import DecodingState
 from attnlib.nn.embeddings import Embedding, EmbeddingSpec
 from attnlib.nn.features import Features, FeaturesSpec
@@ -51,7 +51,8 @@ class EncoderDecoder(nn.Module):
     @property
     def max_source_length(self) -> int | None:
         """Most places of a source; None = no bound."""
-        return (self.features or self.embedding).max_length
+        front = self.features or self.embedding
+        return shortest(front.max_length, self.encoder.max_length, self.decoder.max_source_length)
 
     def encode(
         self,

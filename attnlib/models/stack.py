@@ -82,6 +82,17 @@ class Stack(nn.Module):
         x = self.finish(x)
         return StackOutput(x, None if stream is None else tuple(stream), scope.losses())
 
+    @property
+    def max_length(self) -> int | None:
+        """Longest text in tokens that every self-attention takes; None = no bound."""
+        return shortest(*(getattr(block.attention.body, "max_length", None) for block in self.blocks))  # type: ignore[union-attr]
+
+    @property
+    def max_source_length(self) -> int | None:
+        """The same of what is read by cross-attention."""
+        crosses = (block.cross for block in self.blocks)
+        return shortest(*(getattr(cross.body, "max_length", None) for cross in crosses if cross is not None))  # type: ignore[union-attr]
+
     def finish(self, x: Tensor) -> Tensor:
         """What comes after the last block: the final norm, `project` and dropout."""
         if self.final_norm is not None:
@@ -124,6 +135,11 @@ class Stack(nn.Module):
         return DecodingState(
             caches, list(slots.values()), batch=batch, device=device, capacity=capacity, fixed_shapes=cache == "static"
         )
+
+
+def shortest(*lengths: int | None) -> int | None:
+    """The least of several bounds, None = there is none."""
+    return min((length for length in lengths if length is not None), default=None)
 
 
 def _alone(block: Block, x: Tensor, layout: Layout, scope: Scope, memory: Memory | None, cache: Any) -> Tensor:
@@ -210,6 +226,9 @@ class StackSpec(Spec):
         named = {"block": self.block} if self.block is not None else {f"blocks.{n}": b for n, b in self.blocks.items()}
         for name, block in named.items():
             block.check(d_model=d_model, path=f"{path}.{name}", decodes=decodes)
+            kind = block.attention
+            if self.bias is not None and isinstance(kind, SoftmaxAttentionSpec) and not kind.places:
+                raise FieldError(f"{path}.bias", f"over {kind.kind}", "its keys stand nowhere: wish no bias")
         heads = {b.attention.num_heads if isinstance(b.attention, SoftmaxAttentionSpec) else None for b in self.layers}
         if self.bias is not None and (None in heads or (self.bias.by_head and len(heads) > 1)):
             raise FieldError(f"{path}.bias", "shared by layers of unlike heads", "give every block the same num_heads")

@@ -222,6 +222,14 @@ DECODERS["forgetting_sinks"] = decoder(block(attention=KINDS["forgetting"] | {"m
 ENCODERS |= {
     f"encoder_{name}": encoder(block(attention=KINDS[name])) for name in ("gated", "differential", "forgetting", "latent")
 }
+LINFORMER = {"kind": "linformer", "num_heads": 4, "num_kv_heads": 2, "rank": 3, "max_length": 24}
+NYSTROM = {"kind": "nystrom", "num_heads": 4, "num_kv_heads": 2, "num_landmarks": 3, "kernel": 5}
+ENCODERS |= {
+    "encoder_linformer": encoder(block(attention=LINFORMER | {"share": True, "rotary": rotary()})),
+    "encoder_nystrom": encoder(block(attention=NYSTROM | {"rotary": rotary()})),
+    "encoder_landmarks": encoder(block(attention=NYSTROM | {"kernel": None, "num_landmarks": 5})),
+}
+PAIRS["pair_low_rank"] = pair(block(attention=NYSTROM), block(attention=attention(), cross=LINFORMER))
 PAIRS |= {
     f"pair_{name}": pair(block(attention=tree), block(attention=tree | {"mask": "causal"}, cross=tree | {"rotary": None}))
     for name, tree in KINDS.items()
