@@ -149,8 +149,9 @@ def _measured(rows: list[dict[str, Any]], kinds: Iterable[str]) -> list[str]:
     sides = [side for side in ("left", "right") if any(row[side] is not None for row in rows)]
     equal = f"{sum(bool(row['bits']) for row in rows)} of {len(rows)}"
     worst = max((row[figure] or 0.0 for row in rows for figure in OUTPUTS), default=0.0)
-    figures = [worst, *(max((row[name] or 0.0 for row in rows), default=0.0) for name in ("gradient", "half"))]
-    told = ", ".join(f"{figure:.0e}" if figure else "0" for figure in figures)
+    others = ([row[name] for row in rows if row[name] is not None] for name in ("gradient", "half"))
+    figures = [worst, *(max(known, default=None) for known in others)]
+    told = ", ".join("none" if figure is None else f"{figure:.0e}" if figure else "0" for figure in figures)
     return [stacks, heads, ", ".join(ways), ", ".join(sides), equal, told]
 
 

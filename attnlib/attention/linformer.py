@@ -12,11 +12,10 @@ from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.backends.reference import weights
 from attnlib.attention.caches import KeyValueCache, Memory
 from attnlib.attention.masks import Everything
-from attnlib.attention.pooling import seats, text_of, texts_a_row
+from attnlib.attention.pooling import refuse_beyond, seats, text_of, texts_a_row
 from attnlib.attention.rotary import Turn
 from attnlib.attention.scope import Scope
 from attnlib.attention.softmax import Role, SoftmaxAttention, SoftmaxAttentionSpec
-from attnlib.errors import LayoutError
 from attnlib.layout import Layout
 from attnlib.spec import FieldError
 
@@ -67,12 +66,7 @@ class Linformer(SoftmaxAttention):
         return Layout(places, found.segments.repeat_interleave(self.rank, 1))
 
     def _projected(self, entry: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-        if layout.extent is None and layout.start is not None:
-            extent: int | None = layout.start + layout.tokens
-        else:
-            extent = layout.extent
-        if extent is not None and extent > self.max_length:
-            raise LayoutError(self.path, f"a text of {extent} tokens", f"is projected up to {self.max_length}")
+        refuse_beyond(layout, self.max_length, self.path)
         text, real = text_of(layout)
         number = texts_a_row(layout)
         own = (text[:, None] == torch.arange(number, device=text.device)[:, None]) & real[:, None]  # [B, S, T]

@@ -14,7 +14,7 @@ from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.backends.reference import exact, products, weights
 from attnlib.attention.linformer import refuse_decoding, refuse_places
 from attnlib.attention.means import grouped_means
-from attnlib.attention.pooling import seats, text_of, texts_a_row
+from attnlib.attention.pooling import refuse_beyond, seats, text_of, texts_a_row
 from attnlib.attention.scope import Scope
 from attnlib.attention.scores import SoftmaxSpec
 from attnlib.attention.softmax import Role, SoftmaxAttention, SoftmaxAttentionSpec
@@ -43,7 +43,8 @@ class NystromAttention(SoftmaxAttention):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        self.count: int | None = None
+        self.count: int = 1
+        self.length: int | None = None
         self.together = False
         self.conv: nn.Parameter | None = None
 
@@ -55,22 +56,24 @@ class NystromAttention(SoftmaxAttention):
         else:
             near, far, turned, inverse = self._kernels(q, k, marks, call, scope)
             read = choose(turned, k, v, far, scope.backend)(turned, k, v, far)  # [B, H, L, D]
-            values = (inverse @ exact_of(read).unflatten(2, (-1, self._each))).flatten(2, 3).to(v.dtype)
+            values = (inverse @ exact_of(read).unflatten(2, (-1, self.count))).flatten(2, 3).to(v.dtype)
             y = self._attend(q, self._means(k, marks).repeat_interleave(q.shape[1] // k.shape[1], 1), values, near, scope)
             own = read.gather(2, marks.of[:, None, :, None].expand_as(y))
             y = torch.where(marks.whole[:, None, :, None], own, y)
         return y if self.conv is None else y + self.neighbours(v, layout)
 
     @property
-    def _each(self) -> int:
-        assert self.count is not None
-        return self.count
+    def max_length(self) -> int | None:
+        """Longest text in tokens; None = no bound."""
+        return None if self.length is None or self.length <= self.count else self.length
 
     def landmarks(self, layout: Layout) -> Landmarks | None:
         """None where every token is one of its own."""
-        if self.count is None or layout.tokens <= self.count:
+        if (self.length or layout.tokens) <= self.count:
             return None
-        found: Landmarks = layout.once(("landmarks", self.count), lambda: landmarks_of(layout, self._each))
+        refuse_beyond(layout, self.max_length, self.path)
+        key = ("landmarks", self.count, self.length)
+        found: Landmarks = layout.once(key, lambda: landmarks_of(layout, self.count, self.length))
         return found
 
     def _means(self, x: Tensor, marks: Landmarks) -> Tensor:
@@ -85,11 +88,11 @@ class NystromAttention(SoftmaxAttention):
         far = AttentionCall(scope.sight(self.mask, marks.layout, layout, self.num_heads), self.rule)
         asking, asked = self._means(q, marks), self._means(k, marks)
         with exact(q.device):
-            parts = [t.unflatten(2, (-1, self._each)).transpose(1, 2).flatten(0, 1) for t in (asking, asked)]
+            parts = [t.unflatten(2, (-1, self.count)).transpose(1, 2).flatten(0, 1) for t in (asking, asked)]
             scores = products(parts[0], parts[1], self.rule.scale).unflatten(0, (q.shape[0], -1)).transpose(1, 2)
             seen = None
             if marks.layout.segments is not None:
-                held = (marks.layout.segments >= 0).unflatten(1, (-1, self._each))[:, None, :, None]  # [B, 1, S, 1, m]
+                held = (marks.layout.segments >= 0).unflatten(1, (-1, self.count))[:, None, :, None]  # [B, 1, S, 1, m]
                 seen = held & held.transpose(-1, -2)
             square = self.rule.normaliser(scores, seen)
             return near, far, asking, pseudo_inverse(square, together=self.together)
@@ -125,23 +128,24 @@ class NystromAttention(SoftmaxAttention):
             return weights(q, k, call, rows=rows)
         near, far, asking, inverse = self._kernels(q, k, marks, call, scope)
         last = weights(asking, k, far)
-        turned = (inverse @ last.unflatten(2, (-1, self._each))).flatten(2, 3)
+        turned = (inverse @ last.unflatten(2, (-1, self.count))).flatten(2, 3)
         found = weights(q, self._means(k, marks), near, rows=rows) @ turned
         at = marks.of[:, rows]
         own = last.gather(2, at[:, None, :, None].expand(-1, last.shape[1], -1, last.shape[3]))
         return torch.where(marks.whole[:, None, rows, None], own, found)
 
 
-def landmarks_of(layout: Layout, count: int) -> Landmarks:
-    """The landmarks of each text of a layout, `count` a text."""
+def landmarks_of(layout: Layout, count: int, length: int | None = None) -> Landmarks:
+    """The landmarks of each text of a layout, `count` a text; of a `length`, fewer where a text is shorter."""
     text, real = text_of(layout)
     texts = texts_a_row(layout)
-    length = torch.zeros(layout.batch, texts, dtype=torch.long, device=text.device)
-    length = length.scatter_add(1, text, real.long()).gather(1, text)
-    part = layout.positions * length.clamp(max=count) // length.clamp(min=1)
+    own = torch.zeros(layout.batch, texts, dtype=torch.long, device=text.device).scatter_add(1, text, real.long())
+    tokens = own.gather(1, text) if length is None else torch.full_like(text, length)
+    part = layout.positions * tokens.clamp(max=count) // tokens.clamp(min=1)
     of = torch.where(real, text * count + part.clamp(max=count - 1), 0)
-    number = texts * count
-    return Landmarks(number, of, real, seats(layout, of, number, count), real & (length <= count))
+    full = layout.tokens >= count and length in (None, layout.tokens)
+    where = seats(layout, of, texts * count, count, full=full)
+    return Landmarks(texts * count, of, real, where, real & (tokens <= count))
 
 
 def pseudo_inverse(a: Tensor, *, steps: int = 6, together: bool = False) -> Tensor:
@@ -167,12 +171,14 @@ def exact_of(x: Tensor) -> Tensor:
 class NystromSpec(SoftmaxAttentionSpec, kind="nystrom"):
     """Softmax attention approximated through landmarks, for encoders (Nystromformer, Xiong et al. 2021).
 
-    num_landmarks: of each text, null = each token, which is softmax attention. kernel: of a convolution of the values,
-    odd, null = none. together: one start for the inverses of all heads and texts of a batch, as in the published code, so
-    that a text's numbers depend a little on its batch; false = each its own.
+    length: landmarks lie as in a text of so many tokens, of which shorter ones have the first; null = over each text's own.
+    Up to num_landmarks it is softmax attention. kernel: of a convolution of the values, odd, null = none. together: one
+    start for the inverses of all heads and texts of a batch, as in the published code, so that a text's numbers depend a
+    little on its batch; false = each its own.
     """
 
-    num_landmarks: int | None = Field(default=64, ge=1)
+    num_landmarks: int = Field(default=64, ge=1)
+    length: int | None = Field(default=None, ge=1)
     kernel: int | None = Field(default=None, ge=1)
     together: bool = False
     made: ClassVar[type[SoftmaxAttention]] = NystromAttention
@@ -199,7 +205,7 @@ class NystromSpec(SoftmaxAttentionSpec, kind="nystrom"):
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
         built = super().build(d_model=d_model, layer=layer, d_memory=d_memory)
         assert isinstance(built, NystromAttention)
-        built.count, built.together = self.num_landmarks, self.together
+        built.count, built.length, built.together = self.num_landmarks, self.length, self.together
         if self.kernel is not None:
             built.conv = nn.Parameter(torch.empty(built.num_heads, self.kernel))
             nn.init.normal_(built.conv, std=self.kernel**-0.5)

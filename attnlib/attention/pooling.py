@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attnlib.attention.linear.texts import Texts
+from attnlib.errors import LayoutError
 from attnlib.layout import Layout
 
 
@@ -31,12 +32,12 @@ def text_of(layout: Layout) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(layout.positions) if texts.runs is None else texts.runs, real
 
 
-def seats(layout: Layout, group: Tensor, number: int, each: int) -> Layout:
+def seats(layout: Layout, group: Tensor, number: int, each: int, *, full: bool = False) -> Layout:
     """The layout of so many groups a text, `each` after another: places 0, 1, .. of the texts that their tokens are of.
 
-    A group without a token is no token; every group of a whole text has one, where it has as many tokens.
+    A group without a token is no token; full: a text of all columns leaves none without.
     """
-    if layout.segments is None and number == each and layout.tokens >= number:
+    if full and layout.segments is None:
         return Layout.dense(layout.batch, number, device=layout.device)
     text, real = text_of(layout)
     segments = torch.zeros_like(text) if layout.segments is None else layout.segments
@@ -44,3 +45,10 @@ def seats(layout: Layout, group: Tensor, number: int, each: int) -> Layout:
     held = torch.full((layout.batch, number + 1), -1, device=text.device).scatter(1, spare, segments)[:, :number]
     places = (torch.arange(number, device=text.device) % each).expand_as(held)
     return Layout(places, held)
+
+
+def refuse_beyond(layout: Layout, most: int | None, path: str) -> None:
+    """Raises LayoutError for a text of more than `most` tokens, where the host knows its length."""
+    extent = layout.extent if layout.start is None else layout.start + layout.tokens
+    if most is not None and extent is not None and extent > most:
+        raise LayoutError(path, f"a text of {extent} tokens", f"is projected up to {most}")

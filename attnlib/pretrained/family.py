@@ -79,6 +79,8 @@ class Family(ABC):
     first is meant where a config names none.
     positions: whether the foreign model is "given" the positions of a padded batch, has "counted" the real tokens
     itself, or knows "none", so that only padding on the right leaves it unchanged.
+    pads: false where the foreign model leaves out no padding, so that only full texts can be compared.
+    halves: false where the foreign code itself fails in bfloat16.
     uncovered: what this family has and is refused here, in words for people.
     """
 
@@ -86,6 +88,8 @@ class Family(ABC):
     model_types: ClassVar[tuple[str, ...]] = ()
     architectures: ClassVar[Mapping[str, str]] = {}
     positions: ClassVar[Literal["given", "counted", "none"]] = "given"
+    pads: ClassVar[bool] = True
+    halves: ClassVar[bool] = True
     uncovered: ClassVar[str] = ""
 
     @abstractmethod

@@ -124,10 +124,11 @@ def renames(
 
 @dataclass(frozen=True)
 class Row(Rule):
-    """One of theirs [1, N] is one of ours [N]."""
+    """One of theirs, whose dimensions `ones` are of size 1, is one of ours without them: [1, N] and [N]."""
 
     theirs: str
     ours: str
+    ones: tuple[int, ...] = (0,)
 
     @property
     def their_names(self) -> tuple[str, ...]:
@@ -138,12 +139,15 @@ class Row(Rule):
         return (self.ours,)
 
     def load(self, theirs: Sequence[Tensor], shapes: Sequence[Shape] | None) -> Sequence[Tensor]:
-        if theirs[0].dim() != 2 or theirs[0].shape[0] != 1:
+        if theirs[0].dim() <= max(self.ones) or any(theirs[0].shape[d] != 1 for d in self.ones):
             raise ValueError("is no single row")
-        return (theirs[0][0],)
+        return (theirs[0].squeeze(self.ones),)
 
     def save(self, ours: Sequence[Tensor]) -> Sequence[Tensor]:
-        return (ours[0][None],)
+        found = ours[0]
+        for d in self.ones:
+            found = found.unsqueeze(d)
+        return (found,)
 
 
 @dataclass(frozen=True)

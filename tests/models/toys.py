@@ -227,7 +227,7 @@ NYSTROM = {"kind": "nystrom", "num_heads": 4, "num_kv_heads": 2, "num_landmarks"
 ENCODERS |= {
     "encoder_linformer": encoder(block(attention=LINFORMER | {"share": True, "rotary": rotary()})),
     "encoder_nystrom": encoder(block(attention=NYSTROM | {"rotary": rotary()})),
-    "encoder_landmarks": encoder(block(attention=NYSTROM | {"kernel": None, "num_landmarks": 5})),
+    "encoder_landmarks": encoder(block(attention=NYSTROM | {"kernel": None, "num_landmarks": 5, "length": 24})),
 }
 PAIRS["pair_low_rank"] = pair(block(attention=NYSTROM), block(attention=attention(), cross=LINFORMER))
 PAIRS |= {

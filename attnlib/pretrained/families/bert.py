@@ -30,10 +30,10 @@ from attnlib.pretrained.activations import activation_from, activation_name
 from attnlib.pretrained.family import Family, HFConfig, Sample
 from attnlib.pretrained.labels import labels_config, labels_from, problem_from
 from attnlib.pretrained.parts import part
-from attnlib.pretrained.rules import Alias, Ignore, Rename, Tied, renames
+from attnlib.pretrained.rules import Alias, Ignore, Rename, Row, Tied, renames
 from attnlib.pretrained.table import Table
 
-Rules = list[Rename | Tied | Ignore]
+Rules = list[Rename | Row | Tied | Ignore]
 
 
 class Bert(Family):

@@ -21,7 +21,7 @@ from attnlib.pretrained.families.bert import Bert
 from attnlib.pretrained.family import HFConfig, Sample
 from attnlib.pretrained.labels import labels_from, problem_from
 from attnlib.pretrained.parts import part
-from attnlib.pretrained.rules import Alias, Ignore, Rename, Tied, renames
+from attnlib.pretrained.rules import Alias, Ignore, Rename, Row, Tied, renames
 from attnlib.pretrained.table import Table
 
 MOST_POSITIONS = 512  # max_position_embeddings of a silent config
@@ -168,7 +168,7 @@ class DebertaV2(Bert):
         stack = part(spec, EncoderSpec, "model").stack
         position = f"{top}embeddings.position_embeddings.weight"
         convolution = {"conv.conv": "conv.conv", "conv.LayerNorm": "conv.norm"}
-        rules: list[Rename | Tied | Ignore] = [
+        rules: list[Rename | Row | Tied | Ignore] = [
             Rename(f"{top}embeddings.word_embeddings.weight", "embedding.token.weight"),
             Rename(f"{top}embeddings.token_type_embeddings.weight", "embedding.token_type.weight"),
             Rename(f"{top}embeddings.embed_proj.weight", "embedding.project.weight"),
@@ -187,7 +187,7 @@ class DebertaV2(Bert):
             rules += renames(f"{top}encoder.", "stack.bias.", {"LayerNorm": "norm"})
         return Table(rules, self.spellings(bare))
 
-    def head_rules(self, head: HeadSpec, top: str) -> list[Rename | Tied | Ignore]:
+    def head_rules(self, head: HeadSpec, top: str) -> list[Rename | Row | Tied | Ignore]:
         match head.kind:
             case "masked_lm":
                 detector = Ignore("mask_predictions.{*}", "detects replaced tokens, in pre-training")

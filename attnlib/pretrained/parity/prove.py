@@ -76,9 +76,9 @@ def _figures(family: Family, sample: Sample, place: Path, seed: int) -> Iterator
     side = Sides(family, hf, load(folder), seed)
     yield {"stack": side.ours.spec.kind, "head": side.ours.spec.head.kind}
     yield side.plain()
-    yield {} if family.positions == "none" or side.rereads else {"left": side.padded("left")}
-    yield {"right": side.padded("right")}
+    yield {} if family.positions == "none" or side.rereads or not family.pads else {"left": side.padded("left")}
+    yield {"right": side.padded("right")} if family.pads else {}
     yield side.cached()
     yield side.gradient(place / "gradients")
     yield side.back(sample, place / "back", folder)
-    yield side.half(sample, folder)
+    yield side.half(sample, folder) if family.halves else {}

@@ -62,7 +62,8 @@ class Sides:
 
     def gradient(self, folder: Path) -> dict[str, Any]:
         """Gradients of one loss, a random weighing of the outputs at real tokens, under the names of the file."""
-        inputs, weigh = self.batch(PADDED, "right"), torch.Generator().manual_seed(5)
+        inputs = self.batch(PADDED, "right") if self.family.pads else self.batch(TOKENS)
+        weigh = torch.Generator().manual_seed(5)
         ours, there = (self.real(run(inputs), inputs) for run in (self.our, self.their))
         weights = {name: torch.randn(x.shape, generator=weigh) for name, x in there.items()}
         for out in (ours, there):
