@@ -187,6 +187,11 @@ class StackSpec(Spec):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     sharing: SharingSpec | None = None
 
+    @property
+    def depth(self) -> int:
+        """Layers with weights of their own."""
+        return self.num_layers if self.sharing is None else self.sharing.groups * self.sharing.cycle
+
     @model_validator(mode="after")
     def _layers(self) -> Self:
         if (self.block is None) == (not self.blocks):

@@ -165,6 +165,7 @@ def _look(folder: Path, *, check: bool, head: New | None = None) -> _Opened:
 def _opened(folder: Path, spared: str | None) -> _Opened:
     spec, family, config = _spec_of(folder)
     source = open_tensors(folder)
+    _deep_enough(source, spec, folder)
     if family is None:
         model = _on_meta(spec)
         plan = OURS.plan(source.facts, facts_of(model), where=str(folder), spared=spared)
@@ -189,6 +190,15 @@ def _plan(
     explain = partial(explain_unread, family, spec)
     plan = family.table(spec).plan(source.facts, facts_of(model), where=str(folder), explain=explain, spared=spared)
     return plan, model
+
+
+def _deep_enough(source: Source, spec: ModelSpec, folder: Path) -> None:
+    """Refuse a config of many more layers than there are tensors, for a table of all that lack would take minutes."""
+    stacks = [stack for name in ("stack", "encoder", "decoder") if (stack := getattr(spec, name, None)) is not None]
+    depth = sum(stack.depth for stack in stacks)
+    if depth > max(len(source.facts), 100):
+        fact = f"has {len(source.facts)} tensors for {depth} layers"
+        raise CheckpointError(str(folder), fact, "wish one a layer at least")
 
 
 def _on_meta(spec: ModelSpec) -> nn.Module:

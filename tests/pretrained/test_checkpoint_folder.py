@@ -1,5 +1,6 @@
 """Our folders: saved whole, loaded strictly, nothing half-loaded."""
 
+import json
 import os
 import signal
 import subprocess
@@ -154,6 +155,19 @@ def test_missing_tensors_are_grouped_and_counted(tmp_path):
             del found[name]
 
     refuses(damaged(tmp_path, change), "no tensor for: stack.blocks.{i}.attention.body.q.weight (x2)")
+
+
+@pytest.mark.parametrize(("groups", "depth"), [(None, 5000), (2500, 2500), (1, 1)])
+def test_layers_by_the_thousand_without_tensors_are_refused_at_once(tmp_path, groups, depth):
+    save(model(), tmp_path / "m")
+    shared = {} if groups is None else {"sharing": {"groups": groups}}
+    tree = {**TREE, "stack": {**TREE["stack"], "num_layers": 5000, **shared}}
+    (tmp_path / "m" / "config.yaml").write_text(json.dumps({"format": 1, "model": tree}))
+    (tmp_path / "m" / "manifest.json").unlink()
+    assert read_spec(tmp_path / "m").stack.depth == depth
+    if depth > 1:  # one layer's weights five thousand times are read as ever
+        with pytest.raises(CheckpointError, match=rf"has \d+ tensors for {depth} layers, wish one a layer at least"):
+            check(tmp_path / "m")
 
 
 def test_extra_tensors_are_refused(tmp_path):
