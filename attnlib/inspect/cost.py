@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from attnlib.errors import LayoutError
-from attnlib.inspect.counting import Counting, fresh
+from attnlib.inspect.counting import Counting
 from attnlib.inspect.describe import cache_bytes, longest_of, run_once
+from attnlib.inspect.on_meta import fresh
 from attnlib.models.block import Block
 from attnlib.models.spec import ModelSpec
 from attnlib.nn.meta import on_meta
@@ -142,5 +143,3 @@ def _counted(
     found = Cost(tokens, seen.flops, within, seen.peak, max(peaks, default=0), growing, rolling,
                  None if growing is None else state)  # fmt: skip
     return found, dict(seen.backends)
-
-

@@ -6,53 +6,21 @@ would choose; kernels of torch that hide their work are taken apart into the pro
 
 from __future__ import annotations
 
-import weakref
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
-from torch.utils.module_tracker import ModuleTracker
-from torch.utils.weak import WeakIdKeyDictionary
 
-from attnlib.attention.backends.choose import choose
-from attnlib.attention.backends.chunked import Chunked, RowBlocks
-from attnlib.attention.backends.protocol import AttentionCall
 from attnlib.attention.backends.reference import mix, products
 from attnlib.attention.scope import Door, standing_at_the_door
-from attnlib.attention.tiling import columns_by_rows
-from attnlib.attention.visibility import Columns, Visibility
 from attnlib.errors import UsageError
-from attnlib.layout import Layout
+from attnlib.inspect.on_meta import OnMeta
+from attnlib.inspect.tally import Tally
 from attnlib.nn.meta import on_meta
-
-
-def _triangular(a: Tensor, b: Tensor, *_: object, **__: object) -> int:
-    """A system [.., n, n] solved for [.., n, m] by substitution: n (n - 1) m."""
-    return b.numel() * (a.shape[-1] - 1)
-
-
-def _dot(a: Tensor, *_: object, **__: object) -> int:
-    return 2 * a.numel()
-
-
-# operation -> FLOPs of its arguments, where torch's own counter has none; may be added to
-FORMULAS: dict[Any, Callable[..., int]] = {
-    torch.ops.aten.linalg_solve_triangular: _triangular,
-    torch.ops.aten.mv: _dot,
-    torch.ops.aten.dot: _dot,
-}
-_WORK = ("linalg_", "_linalg_", "_fft", "cdist", "_cdist", "cholesky", "lu_", "triangular_solve", "addmv", "addr", "ger",
-         "_scaled_dot", "_flash", "_efficient", "_thnn", "mkldnn_", "mkldnn_rnn", "_int_mm", "segment_mm", "_grouped_mm",
-         "addbmm", "vdot")  # fmt: skip
-_LIGHT = ("linalg_vector_norm",)
 
 
 class Counting:
@@ -70,10 +38,10 @@ class Counting:
         backend: str = "auto",
         door: Door | None = None,
     ) -> None:
-        self._live = _Live((*model.parameters(), *model.buffers(), *given))
+        self._live = Tally((*model.parameters(), *model.buffers(), *given))
         self._model = model
         self.backends: dict[str, str] = {}
-        self._door = door or _OnMeta(self._live, torch.device(device), backend, self.backends)
+        self._door = door or OnMeta(self._live, torch.device(device), backend, self.backends)
 
     def __enter__(self) -> Counting:
         self._open = ExitStack()
@@ -126,72 +94,10 @@ class Counting:
             yield found
 
 
-class _Live(TorchDispatchMode):
-    """FLOPs by module, and bytes of the tensors alive."""
-
-    def __init__(self, there: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self.paused = False
-        self.modules: Any = ModuleTracker()
-        self.flops: Counter[str] = Counter()
-        self._seen = WeakIdKeyDictionary()
-        for tensor in there:
-            self._seen[tensor.untyped_storage()] = True
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = kwargs or {}
-        packet = func._overloadpacket
-        out = func(*args, **given)
-        formula = FORMULAS.get(packet) or flop_registry.get(packet)
-        if formula is not None:
-            self.add(formula(*args, **given, out_val=out))
-        elif _uncounted(func):
-            raise UsageError(str(packet), "has no count of FLOPs", "wish operations that torch counts, or a formula",
-                             "attnlib.inspect.counting.FORMULAS")  # fmt: skip
-        if not self.paused:
-            torch.utils._pytree.tree_map_only(Tensor, self.note, out)
-        return out
-
-    def add(self, flops: int) -> None:
-        """FLOPs of the modules that are at work."""
-        self.flops.update(dict.fromkeys(self.modules.parents, flops))
-
-    def note(self, tensor: Tensor) -> None:
-        """A tensor that was made, or a view."""
-        storage = tensor.untyped_storage()
-        if storage in self._seen:
-            return
-        self._seen[storage] = True
-        size = storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, size).atexit = False
-
-    def _gone(self, size: int) -> None:
-        self.now -= size
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """While open, what is made takes no memory: it is there for its count of FLOPs, or not there in a real run."""
-        was, self.paused = self.paused, True
-        try:
-            yield
-        finally:
-            self.paused = was
-
-
-def _uncounted(func: Any) -> bool:
-    namespace, _, name = func._schema.name.partition("::")
-    if namespace not in ("aten", "prim", "prims"):
-        return namespace != "c10d" and "profiler" not in namespace
-    return name.startswith(_WORK) and not name.startswith(_LIGHT)
-
-
 class _Kernels(TorchFunctionMode):
     """Kernels that torch has for a device, as the products they compute and the memory they take."""
 
-    def __init__(self, live: _Live) -> None:
+    def __init__(self, live: Tally) -> None:
         super().__init__()
         self.live = live
 
@@ -225,70 +131,3 @@ class _Kernels(TorchFunctionMode):
         joined = torch.empty_like(y)
         states = [state] if isinstance(state, Tensor) else state
         return (joined, *(torch.empty_like(t) for t in states))
-
-
-class _OnMeta(Door):
-    """Runs, on the meta device, the backend that a call would get on a real one."""
-
-    def __init__(self, live: _Live, device: torch.device, backend: str, chosen: dict[str, str]) -> None:
-        self.live, self.device, self.backend, self.chosen = live, device, backend, chosen
-        self._layouts: dict[tuple[int, int, int], Layout] = {}
-
-    def __call__(self, path: str, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, run: Callable[[], Tensor]) -> Tensor:
-        with self.live.aside():
-            real = self._there(call)
-            like = [torch.zeros((), dtype=t.dtype, device=self.device).expand(t.shape) for t in (q, k, v)]
-            backend = choose(like[0], like[1], like[2], real, self.backend)
-        self.chosen[path] = backend.name
-        if backend.name == "flex":
-            raise UsageError(path, "flex is compiled, and its work has no count before", "wish another backend, or auto")
-        if backend.name == "chunked":
-            return self._by_rows(q, k, v, call, cast(Chunked, backend).blocks(q, k, call))
-        if backend.name != "tiles":
-            return backend(q, k, v, call)
-        with torch.device(self.device):  # which columns are seen is read from values, which only a real layout has
-            if not call.parts and not call.dropout:
-                return backend(q, k, v, real)
-            blocks = columns_by_rows(real.visibility, 128)
-        return self._by_rows(q, k, v, call, [(r, c if isinstance(c, slice) else c.to("meta")) for r, c in blocks])
-
-    def _by_rows(
-        self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, blocks: Sequence[tuple[slice, Columns]]
-    ) -> Tensor:
-        """The two widest blocks, which take the most memory, stand for all: work grows as the pairs in a block."""
-        pairs = [_length(rows, q.shape[2]) * _length(columns, k.shape[2]) for rows, columns in blocks]
-        widest = sorted(range(len(blocks)), key=lambda i: -pairs[i])[:2]
-        made = RowBlocks(call, q, k, [blocks[i] for i in widest])
-        before = self.live.flops["Global"]
-        out = made.run(q, k, v)
-        done, some = self.live.flops["Global"] - before, sum(pairs[i] for i in widest)
-        if some:
-            self.live.add(done * (sum(pairs) - some) // some)
-        return out
-
-    def _there(self, call: AttentionCall) -> AttentionCall:
-        """The same call between dense layouts on the device, made once a forward, so that layers share what they share."""
-        sight = call.visibility
-        q, k = (
-            self._layouts.setdefault((t.batch, t.tokens, t.start or 0), fresh(t.batch, t.tokens, t.start or 0, self.device))
-            for t in (sight.q, sight.k)
-        )
-        made = AttentionCall(Visibility(sight.mask, q, k, sight.heads), call.rule, call.dropout)
-        made.terms, made.parts = call.terms, call.parts
-        return made
-
-
-def _length(part: Columns, tokens: int) -> int:
-    return len(range(*part.indices(tokens))) if isinstance(part, slice) else len(part)
-
-
-class Skipped(Door):
-    """Attention that computes nothing, where only what is kept of it counts."""
-
-    def __call__(self, path: str, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, run: Callable[[], Tensor]) -> Tensor:
-        return q.new_empty(*q.shape[:3], v.shape[3])
-
-
-def fresh(batch: int, tokens: int, start: int = 0, device: torch.device | str | None = None) -> Layout:
-    """A dense layout beside which nothing is kept yet, so that masks made for it count."""
-    return replace(Layout.dense(batch, tokens, start=start, device=device), memo={})

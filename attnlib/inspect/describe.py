@@ -12,7 +12,8 @@ from attnlib.attention.beside import BesideCache
 from attnlib.attention.caches import LayerCache
 from attnlib.attention.state_cache import StateCache
 from attnlib.errors import LayoutError
-from attnlib.inspect.counting import Counting, Skipped, fresh
+from attnlib.inspect.counting import Counting
+from attnlib.inspect.on_meta import Skipped, fresh
 from attnlib.layout import Layout
 from attnlib.models.decoder import Decoder
 from attnlib.models.encoder_decoder import EncoderDecoder

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from attnlib.inspect.cost import Curve, exponent
-from attnlib.inspect.counting import fresh
 from attnlib.inspect.describe import run_once
+from attnlib.inspect.on_meta import fresh
 from attnlib.models.spec import ModelSpec
 
 REPEATS = 3

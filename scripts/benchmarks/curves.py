@@ -14,8 +14,9 @@ from attnlib.attention.scope import Scope
 from attnlib.attention.softmax import MixerSpec
 from attnlib.errors import AttnlibError
 from attnlib.inspect.cost import Cost, Curve, exponent
-from attnlib.inspect.counting import Counting, fresh
+from attnlib.inspect.counting import Counting
 from attnlib.inspect.measuring import figures
+from attnlib.inspect.on_meta import fresh
 from attnlib.inspect.plot_cost import cost_figure, short
 from attnlib.nn.meta import on_meta
 from attnlib.spec import read

@@ -18,9 +18,10 @@ from attnlib.attention.softmax import MixerSpec
 from attnlib.errors import AttnlibError, LayoutError, UsageError
 from attnlib.inspect import Curve, cost
 from attnlib.inspect.cost import exponent
-from attnlib.inspect.counting import Counting, fresh
+from attnlib.inspect.counting import Counting
 from attnlib.inspect.describe import advance, describe, run_once
 from attnlib.inspect.measuring import measure
+from attnlib.inspect.on_meta import fresh
 from attnlib.models.spec import ModelSpec
 from attnlib.spec import read
 
