@@ -93,8 +93,8 @@ MUTANTS = [
     Mutant(
         "key gradient without scale",
         "attention/backends/chunked.py",
-        "to(dtype), alpha=scale)",
-        "to(dtype))",
+        "baddbmm_(a, b, alpha=scale)",
+        "baddbmm_(a, b)",
         "contracts/test_extension.py",
         "gradcheck",
     ),
