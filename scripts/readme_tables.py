@@ -15,11 +15,12 @@ import torch
 
 from attnlib.attention.backends.choose import refusals
 from attnlib.attention.backends.protocol import AttentionCall, Backend
-from attnlib.attention.biases import TermSpec
+from attnlib.attention.biases import ALiBiSpec, TermSpec
 from attnlib.attention.masks import Causal, Explicit, Mask, Prefix, Window
+from attnlib.attention.normalisers.sigmoid import SigmoidSpec
 from attnlib.attention.products import ProductSpec
 from attnlib.attention.rotary import Scaling
-from attnlib.attention.scores import NormaliserSpec, ScoreRule
+from attnlib.attention.scores import NormaliserSpec, ScoreRule, ScoresSpec
 from attnlib.attention.softmax import MixerSpec, Role, SoftmaxAttention
 from attnlib.attention.visibility import Visibility
 from attnlib.layout import Layout
@@ -67,8 +68,9 @@ def kinds_table() -> str:
 
 def mixers_table() -> str:
     """What each mixer can do, asked of its spec and of a small module of it."""
-    heading = "| kind | causal | both ways | cross | rotary | grouped heads | short convolution | weights shown | it keeps |"
-    lines = [heading, "|" + "---|" * 9]
+    heading = ("| kind | causal | both ways | cross | rotary | grouped heads | terms | normalisers | short convolution "
+               "| weights shown | it keeps |")  # fmt: skip
+    lines = [heading, "|" + "---|" * 11]
     for kind, cls in MixerSpec.kinds().items():
         if not cls.__module__.startswith("attnlib.") or kind == "beside":
             continue
@@ -78,6 +80,8 @@ def mixers_table() -> str:
         weights = isinstance(mixer, SoftmaxAttention) or hasattr(mixer, "implied_weights")
         can = [_stands(cls, given, "self", mask=Causal()), _stands(cls, given, "self"), _stands(cls, given, "cross"),
                "rotary" in fields, "num_kv_heads" in fields and _stands(cls, given, "self", num_kv_heads=2),
+               "term" in fields and _stands(cls, given, "self", term=ALiBiSpec()),
+               "scores" in fields and _stands(cls, given, "self", scores=ScoresSpec(normaliser=SigmoidSpec())),
                "conv" in fields, weights]  # fmt: skip
         keeps = "a state" if getattr(mixer, "stateful", False) else "columns" if can[0] else "nothing"
         lines.append(f"| `{kind}` | " + " | ".join("yes" if one else "" for one in can) + f" | {keeps} |")

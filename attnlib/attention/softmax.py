@@ -39,6 +39,8 @@ class Mixer(Protocol):
     Where the output is a weighted sum of values, `implied_weights(x, layout, scope, *, rows=slice(None), memory=None)` may
     say which: [B, H, R, K] of the queries in `rows`. Recording asks for it; softmax attention needs none. One that has none
     may say so in `why_no_weights`. `stateful = True`: its cache is a state and holds no columns of the past.
+
+    What asks no backend tells `explain` what it is in `in_words`, and what computes tokens in `how(layout, memory, cache)`.
     """
 
     path: str  # where it stands in its model, "decoder.3.attention"

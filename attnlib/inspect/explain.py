@@ -27,7 +27,10 @@ PICTURED = 12  # most tokens of a drawn mask
 
 @dataclass(frozen=True)
 class Choice:
-    """One attention in one situation: the backend that runs and, for each other, why not."""
+    """One attention in one situation: the backend that runs and, for each other, why not.
+
+    Of a mixer that asks no backend: what it says it runs, and no others.
+    """
 
     path: str
     situation: str
@@ -76,7 +79,7 @@ class Explanation:
     def _lines(self, group: list[Place]) -> Iterator[str]:
         first = group[0]
         names = first.path if len(group) == 1 else f"{first.path} .. {group[-1].path} ({len(group)} alike)"
-        yield f"{names}: {first.heads}, {first.rule}"
+        yield f"{names}: {first.heads}, {first.rule}" if first.rule else f"{names}: {first.heads}"
         yield f"  mask {words(first.mask)}"
         yield from ("    " + row for row in picture(first.mask, PICTURED).split("  "))
         for choice in self.of(first.path):
@@ -104,6 +107,8 @@ def explain(
     if model.max_length is not None and tokens > model.max_length:
         raise LayoutError("tokens", f"are {tokens}", f"the model's positions end at {model.max_length}")
     watcher = _Watcher(torch.device(device), backend)
+    for mixer in (module for module in model.modules() if hasattr(module, "in_words")):
+        mixer.register_forward_hook(watcher.passed, with_kwargs=True)
     with torch.set_grad_enabled(train), standing_at_the_door(watcher):
         for situation, layout in _situations(batch, tokens):
             watcher.begin(situation, layout)
@@ -150,8 +155,16 @@ class _Watcher(Door):
         why = refusals(there[0], there[1], there[2], real)
         able = {name: reason or _unwanted(name, chosen.name, there, real) for name, reason in why.items()}
         others = {name: reason for name, reason in able.items() if name != chosen.name}
-        self.choices.append(Choice(path, self.situation, chosen.name, others))
+        apart = any((c.path, c.situation) == (path, self.situation) for c in self.choices)  # as global tokens are
+        situation = f"{self.situation}, {q.shape[2]} of its queries apart" if apart else self.situation
+        self.choices.append(Choice(path, situation, chosen.name, others))
         return q.new_empty(*q.shape[:3], v.shape[3])
+
+    def passed(self, mixer: Any, given: tuple[Any, ...], named: dict[str, Any], y: Tensor) -> None:
+        """A mixer that asks no backend has run."""
+        how = mixer.how(given[1], named.get("memory"), named.get("cache"))
+        self.places.setdefault(mixer.path, Place(mixer.path, mixer.in_words, mixer.mask, ""))
+        self.choices.append(Choice(mixer.path, self.situation, how, {}))
 
     def real(self, layout: Layout) -> Layout:
         """The same layout where it can be read."""

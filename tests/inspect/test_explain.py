@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from configs_for_tests import SPECS, attention, decoder, pair
+from configs_for_tests import SPECS, attention, decoder, encoder, pair
 from torch import Tensor
 
 from attnlib.attention.backends.choose import choose
 from attnlib.attention.backends.protocol import AttentionCall, Backend
+from attnlib.attention.linear import scan
 from attnlib.attention.masks import Causal, Chunk, First, Window
 from attnlib.attention.scope import standing_at_the_door
 from attnlib.errors import LayoutError
@@ -84,3 +86,36 @@ def test_masks_are_written_as_one_would() -> None:
 def test_more_tokens_than_positions_are_refused() -> None:
     with pytest.raises(LayoutError, match="end at 40"):
         explain(SPECS["encoder"], tokens=41)
+
+
+def test_of_recurrences_what_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    for name, told in (("_step", "one step of the state"), ("_chunks", "scan in chunks of 16")):
+        was = getattr(scan, name)
+        monkeypatch.setattr(scan, name, lambda *a, was=was, told=told: ran.append(told) or was(*a))
+    spec = decoder({"attention": {"kind": "gla", "num_heads": 2, "mask": "causal"}})
+    told = {choice.situation: choice.chosen for choice in explain(spec, tokens=12).of("decoder.1.self")}
+    ran.clear()
+    model: Any = spec.build().eval()
+    with torch.no_grad():
+        model(torch.zeros(2, 12, dtype=torch.long))
+        assert {*ran} == {told["full batch"]}
+        state = model.begin(batch=2)
+        ran.clear()
+        model.step(torch.zeros(2, 1, dtype=torch.long), None, state)
+        assert {*ran} == {told["decode step"]}
+    assert told.keys() == {"full batch", "padded batch", "packed batch", "decode step"}
+
+
+def test_mixers_beside_each_other_are_told_apart() -> None:
+    mixers = [{"num_heads": 2}, {"kind": "lstm", "d_hidden": 5}]
+    found = explain(encoder({"attention": {"kind": "beside", "mixers": mixers}}), tokens=8)
+    assert [place.path for place in found.places] == [f"encoder.{layer}.self:{n}" for layer in (0, 1) for n in (0, 1)]
+    assert "LSTMCell, state of 5" in found.text() and "forward and back" in found.of("encoder.0.self:1")[0].chosen
+
+
+def test_global_tokens_are_told_apart() -> None:
+    mask = {"kind": "any", "masks": [{"kind": "window", "before": 2}, "global"]}
+    spec = encoder({"attention": {"kind": "local_global", "num_heads": 4, "first": 2, "mask": mask}})
+    told = [choice.situation for choice in explain(spec, tokens=8).of("encoder.0.self")]
+    assert told[:2] == ["full batch", "full batch, 2 of its queries apart"]

@@ -13,6 +13,7 @@ from attnlib.attention.linear.mixer import LinearMixer
 from attnlib.attention.linear.scan import Steps
 from attnlib.attention.linear.texts import Texts
 from attnlib.attention.scope import Scope
+from attnlib.attention.state_cache import StateCache
 from attnlib.layout import Layout
 
 
@@ -75,6 +76,13 @@ class KernelAttention(LinearMixer):
             if Texts.of(layout).runs is None:
                 return Memory({"k": k, "state": k.transpose(-1, -2) @ v}, layout)
         return Memory({"k": k, "v": v}, layout)
+
+    def how(self, layout: Layout, memory: Memory | None, cache: StateCache | None) -> str:
+        if memory is not None:
+            return "the source's sum, met by each query" if "state" in memory.entry else "products with the source's keys"
+        if not self.causal and Texts.of(layout).runs is None:
+            return "one sum over the text, met by each query"
+        return super().how(layout, memory, cache)
 
     def implied_weights(
         self, x: Tensor, layout: Layout, scope: Scope, *, rows: slice = slice(None), memory: Memory | None = None

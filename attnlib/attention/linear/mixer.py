@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from attnlib.attention.caches import LayerCache, Memory, Slots
 from attnlib.attention.exact import exact, unmixed
-from attnlib.attention.linear.scan import Steps, scan
+from attnlib.attention.linear.scan import Steps, chunk_of, scan
 from attnlib.attention.linear.short_conv import ShortConv
 from attnlib.attention.linear.texts import Texts
 from attnlib.attention.masks import Everything, Mask, Retention, terms
@@ -161,6 +161,20 @@ class LinearMixer(nn.Module):
 
     def new_cache(self, slots: Slots) -> LayerCache:
         return StateCache()
+
+    @property
+    def in_words(self) -> str:
+        """What it is, for `explain`."""
+        heads = f"{type(self).__name__}, {self.heads.num} heads over {self.heads.kv} states of {self.heads.d_key} x"
+        conv = "" if self.conv is None else ", a short convolution"
+        return f"{heads} {self.heads.d_value}{conv}"
+
+    def how(self, layout: Layout, memory: Memory | None, cache: StateCache | None) -> str:
+        """What computes these tokens, for `explain`."""
+        if layout.tokens <= 1 and Texts.of(layout).runs is None:
+            return "one step of the state"
+        ways = "scan" if self.causal else "scans forward and back"
+        return f"{ways} in chunks of {chunk_of(layout.tokens)}"
 
     def extra_repr(self) -> str:
         grouped = "" if self.heads.kv == self.heads.num else f", num_kv_heads={self.heads.kv}"

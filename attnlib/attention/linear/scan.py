@@ -55,9 +55,14 @@ def scan(
         return v.new_zeros(*q.shape[:4], v.shape[3]), state
     if k.shape[2] == 1 and runs is None:
         return _step(steps, state)
-    size = min(chunk, 1 << (k.shape[2] - 1).bit_length())
+    size = chunk_of(k.shape[2], chunk)
     y, state = _chunks(_Cut.of(steps, runs, size), state)
     return y.flatten(3, 4)[:, :, :, : k.shape[2]], state
+
+
+def chunk_of(tokens: int, most: int = CHUNK) -> int:
+    """How many of so many tokens are computed together: a power of two."""
+    return min(most, 1 << (tokens - 1).bit_length())
 
 
 def _step(steps: Steps, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,12 @@ class FusedCell(Cell):
             return rows.apply(x, lambda texts: self.whole(texts, self._begin(texts))[0]), {}
         return self._by_token(x, layout, state, back)
 
+    def how(self, layout: Layout, *, keep: bool) -> str:
+        if layout.segments is None:
+            return "torch's kernel, token after token"
+        one_by_one = keep or TextRows.of(layout, back=False) is None
+        return "token after token in eager steps" if one_by_one else "torch's kernel, token after token, each text a row"
+
     def _begin(self, x: Tensor) -> list[Tensor]:
         return [x.new_zeros(x.shape[0], self.width) for _ in self.names]
 

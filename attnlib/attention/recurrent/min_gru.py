@@ -34,6 +34,9 @@ class MinGRUCell(Cell):
         y, h = channel_scan(kept, new, held.get("h"))
         return (y.flip(1) if back else y), {"h": h}
 
+    def how(self, layout: Layout, *, keep: bool) -> str:
+        return "one step of the state" if layout.tokens == 1 else "a scan of each channel, its pieces beside each other"
+
 
 def channel_scan(kept: Tensor, new: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """h_t = kept_t h_{t-1} + new_t, each channel alone: [B, T, N] -> all h and the last, [B, N].

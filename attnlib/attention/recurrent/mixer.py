@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -32,6 +32,10 @@ class Cell(nn.Module):
         """
         raise NotImplementedError
 
+    def how(self, layout: Layout, *, keep: bool) -> str:
+        """What computes these tokens, for `explain`."""
+        raise NotImplementedError
+
 
 class RecurrentMixer(nn.Module):
     """W h + b, h of a recurrent cell over the text: x [B, T, M] -> [B, T, M].
@@ -44,7 +48,7 @@ class RecurrentMixer(nn.Module):
 
     def __init__(self, cells: list[Cell], *, d_hidden: int, d_model: int, mask: Mask) -> None:
         super().__init__()
-        self.mask, self.cells = mask, nn.ModuleList(cells)
+        self.mask, self.cells, self.d_hidden = mask, nn.ModuleList(cells), d_hidden
         self.out = Linear(len(cells) * d_hidden, d_model)
         self.path = "attention"
 
@@ -72,6 +76,16 @@ class RecurrentMixer(nn.Module):
 
     def remember(self, x: Tensor, layout: Layout) -> Memory:
         raise NotImplementedError
+
+    @property
+    def in_words(self) -> str:
+        """What it is, for `explain`."""
+        return f"{type(self.cells[0]).__name__}, state of {self.d_hidden}"
+
+    def how(self, layout: Layout, memory: Memory | None, cache: StateCache | None) -> str:
+        """What computes these tokens, for `explain`."""
+        told = cast(Cell, self.cells[0]).how(layout, keep=cache is not None)
+        return told if len(self.cells) == 1 else f"{told}, forward and back"
 
     def keeps(self) -> Retention:
         return Retention(0, 0)
