@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,6 +31,11 @@ class Forgotten(ScoreTerm):
     def __init__(self, queries: Tensor, keys: Tensor) -> None:
         super().__init__()
         self.given = (queries, keys)  # a tuple: nobody's buffers
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """To another dtype or device, with what was handed over."""
+        self.given = (fn(self.given[0]), fn(self.given[1]))
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def tensors(self, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
         return self.given

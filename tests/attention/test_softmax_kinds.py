@@ -10,6 +10,7 @@ import torch
 from test_scores import WIDTH, text
 from torch import Tensor
 
+from attnlib.attention.forgetting import Forgotten
 from attnlib.attention.latent import Latent
 from attnlib.attention.softmax import MixerSpec
 from attnlib.errors import SpecError
@@ -255,3 +256,9 @@ def test_what_cannot_be_is_refused_when_it_is_read(name: str) -> None:
     tree, words = REFUSED[name]
     with pytest.raises(SpecError, match=words):
         read(ModelSpec, tree)
+
+
+def test_a_term_takes_what_was_handed_over_to_another_dtype() -> None:
+    sums = torch.randn(1, 2, 3, 1, dtype=torch.float64)
+    term = Forgotten(sums, sums).to(torch.float32)
+    assert [t.dtype for t in term.given] == [torch.float32] * 2 and torch.equal(term.given[0], sums.float())

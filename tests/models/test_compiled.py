@@ -9,26 +9,58 @@ import pytest
 import torch
 from test_ordinary_modules import inputs, run
 from torch._dynamo.utils import counters
-from toys import ALL, CAUSAL, MIXERS, build, ids, laid, near, texts
+from toys import ALL, CAUSAL, build, ids, laid, near, texts
 
+from attnlib.attention.biases import TermSpec
+from attnlib.attention.rotary import Scaling
+from attnlib.attention.scores import NormaliserSpec
+from attnlib.attention.softmax import MixerSpec
 from attnlib.layout import Layout
+from attnlib.models.block import BlockSpec
+from attnlib.models.spec import ModelSpec
+from attnlib.spec import Spec, read
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch's own compiler
     pytest.mark.timeout(300),
 ]
+FEW = "gpt2 sinks_alibi t5_shared bert local_global bart"  # in all their layers, the others in one
+CACHED = (MixerSpec, TermSpec, NormaliserSpec, Scaling)  # what reads a cache, or keeps one
 
 
-def _some(names: Iterable[str], few: str) -> list[Any]:
-    """All names, those not among the few marked as slow; of mixers that share their code a few."""
-    alike = {f"{stack}_{name}" for name in MIXERS for stack in ("mixer", "encoder", "pair")} - {"mixer_ssd", "encoder_delta"}
-    names = [name for name in names if name not in alike]
-    return [name if name in few.split() else pytest.param(name, marks=pytest.mark.slow) for name in names]
+def parts(name: str, *bases: type[Spec]) -> set[Any]:
+    """The kinds of parts that a toy is made of, below some slots, and how its blocks are wired."""
+    found: set[Any] = set()
+    queue: list[Any] = [read(ModelSpec, ALL[name])]
+    for part in queue:
+        if isinstance(part, Spec):
+            found |= {type(part)} if isinstance(part, bases) else set()
+            found |= {part.placement} if isinstance(part, BlockSpec) and Spec in bases else set()
+            queue += [getattr(part, field) for field in type(part).model_fields]
+        elif isinstance(part, dict | tuple):
+            queue += part.values() if isinstance(part, dict) else part
+    return found
 
 
-@pytest.mark.parametrize("name", _some(ALL, "gpt2 sinks_alibi t5_shared disentangled parallel bert t5"))
+def covering(names: Iterable[str], *bases: type[Spec]) -> list[Any]:
+    """A few, and as many others, marked as slow, as it takes to hold every kind of part that the names hold."""
+    held = {name: parts(name, *bases) for name in names}
+    chosen = few = [name for name in FEW.split() if name in held]
+    left = set().union(*held.values()) - set().union(*(held[name] for name in chosen))
+    while left:
+        chosen = [*chosen, max(held, key=lambda name: len(held[name] & left))]
+        left -= held[chosen[-1]]
+    return [name if name in few else pytest.param(name, marks=pytest.mark.slow) for name in chosen]
+
+
+def depth(name: str) -> int | None:
+    """How many layers are compiled: all of them, or one, for the next would be traced alike."""
+    return None if name in FEW.split() else 1
+
+
+@pytest.mark.parametrize("name", covering(ALL, Spec))
 def test_compiled_forward_and_backward_equal_eager_in_one_graph(name: str) -> None:
-    model = build(name)
+    model = build(name, layers=depth(name))
     run(name, model).square().sum().backward()
     wanted = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
     eager = run(name, model).detach()
@@ -61,9 +93,10 @@ def test_inductor_equals_eager(name: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", _some(CAUSAL, "llama local_global sinks_alibi t5_shared bart t5"))
+@pytest.mark.parametrize("name", covering(CAUSAL, *CACHED))
 def test_decoding_with_a_static_cache_does_not_recompile(name: str) -> None:
-    model, eager, table = build(name), build(name), ids(2, 8)
+    model, eager = (build(name, layers=depth(name)) for _ in range(2))
+    table = ids(2, 8)
     states = []
     for m in (model, eager):
         (given,) = inputs(name)[:-1] or (None,)

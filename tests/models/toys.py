@@ -266,9 +266,13 @@ ALL = DECODERS | ENCODERS | PAIRS
 CAUSAL = DECODERS | PAIRS  # those that decode
 
 
-def build(name: str, *, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """The model of that name, every parameter drawn, in eval mode."""
-    model = read(ModelSpec, ALL[name]).build().to(dtype)
+def build(name: str, *, dtype: torch.dtype = torch.float64, layers: int | None = None) -> nn.Module:
+    """The model of that name, every parameter drawn, in eval mode; of so many layers where they are all alike."""
+    tree = ALL[name]
+    for key in ("stack", "encoder", "decoder") if layers is not None else ():
+        if "block" in tree.get(key, ()) and "sharing" not in tree[key]:
+            tree = tree | {key: tree[key] | {"num_layers": layers}}
+    model = read(ModelSpec, tree).build().to(dtype)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
