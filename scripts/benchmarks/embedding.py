@@ -36,15 +36,15 @@ def embedding(options: Options) -> Iterator[Row]:
     theirs = _theirs(options.sentence_model)
     repeats = min(options.repeats, 5)
     ours = lambda: lambda: tasks.embed(ready, texts)  # noqa: E731
-    usual = interleaved(ours, lambda: lambda: theirs(texts), repeats=repeats)
+    usual = interleaved(ours, lambda: lambda: theirs(texts), repeats=repeats, clock=options.clock)
     yield compared("embed, batches of 32", *usual, limit=0.25, note=f"{len(texts):,} sentences, ids and pooling included")
     by_length = sorted(texts, key=len)
-    in_order = interleaved(ours, lambda: lambda: theirs(by_length), repeats=repeats)
+    in_order = interleaved(ours, lambda: lambda: theirs(by_length), repeats=repeats, clock=options.clock)
     yield compared("embed, sorted by length", *in_order, limit=1 / 1.5, note="the same, batches of like lengths there")
     exact = tasks.embed(ready, texts).vectors
     yield _off("embed, difference", exact, theirs(texts), 1e-5, "largest difference of any number from transformers'")
     half = replace(ready, model=tasks.load(options.sentence_model, dtype=torch.bfloat16).model)
-    taken = interleaved(lambda: lambda: tasks.embed(half, texts), ours, repeats=repeats)
+    taken = interleaved(lambda: lambda: tasks.embed(half, texts), ours, repeats=repeats, clock=options.clock)
     yield compared("embed, bfloat16", *taken, note="beside our own float32; fast where the processor multiplies bfloat16")
     rounded = tasks.embed(half, texts).vectors
     yield _off("embed, bfloat16 difference", rounded, exact, 0.01, "largest difference of any number from float32's")
