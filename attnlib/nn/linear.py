@@ -1,15 +1,17 @@
-"""Linear maps: torch's own, with the better of two kernels where a single row meets a large matrix on a CPU."""
+"""Linear maps: torch's own, with the better of two kernels where large matrices meet one row or many on a CPU."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LARGE = 1 << 18  # elements of a weight below which the choice is not worth a look
+LARGE = 1 << 17  # elements of a weight below which the choice is not worth a look
+MANY = 64  # rows from which a product is bound by arithmetic, as a decode step's is by memory
 
 
 class Linear(nn.Linear):
@@ -20,40 +22,37 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear. One row in float32 on a CPU (a decode step) goes through oneDNN where that is faster on this machine."""
-    if x.numel() == x.shape[-1] and _one_row(x, weight):
+    """F.linear. One row or many in float32 on a CPU, without gradients, go through oneDNN where that is faster here."""
+    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
+    if (rows == 1 or rows >= MANY) and _suits(x, weight) and onednn_is_faster(min(rows, MANY), torch.get_num_threads()):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return F.linear(x, weight, bias)
 
 
-def _one_row(x: Tensor, weight: Tensor) -> bool:
-    """Static facts, and a probe of the machine once a process."""
+def _suits(x: Tensor, weight: Tensor) -> bool:
+    """Static facts."""
     if weight.numel() < LARGE or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     plain = type(weight) in (Tensor, nn.Parameter) and weight.device.type == "cpu" and weight.is_contiguous()
-    if not plain or x.dtype != torch.float32 or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return False
-    return onednn_is_faster(torch.get_num_threads())
+    return plain and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 @cache
-def onednn_is_faster(threads: int) -> bool:
-    """Whether oneDNN multiplies one row by a large matrix at least 5% faster than torch's default, measured here and now."""
+def onednn_is_faster(rows: int, threads: int) -> bool:
+    """Whether oneDNN multiplies so many rows by large matrices at least 5% faster than torch's default: measured, once."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    weights = [torch.zeros(3072, 768) for _ in range(4)]  # beyond the caches, as in a decode step
-    x = torch.zeros(1, 768)
+    weights = [torch.zeros(3072, 768) for _ in range(4 if rows == 1 else 1)]  # of one row beyond the caches, as in decoding
+    x = torch.zeros(1 if rows == 1 else 256, 768)
 
-    def spent(one: int) -> float:
+    def spent(multiply: Callable[[Tensor], Tensor]) -> float:
         best = float("inf")
         for _ in range(5):
             begun = time.perf_counter()
             for weight in weights:
-                if one:
-                    torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-                else:
-                    F.linear(x, weight)
+                multiply(weight)
             best = min(best, time.perf_counter() - begun)
         return best
 
-    return spent(1) < 0.95 * spent(0)
+    ours = spent(lambda weight: torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], ""))
+    return ours < 0.95 * spent(lambda weight: F.linear(x, weight))
