@@ -158,6 +158,7 @@ class RuleCase(NamedTuple):
     softcap: float | None = None
     normaliser: Callable[[], Normaliser] = Softmax
     weigh: Callable[[Any, Tensor, Tensor], Tensor] | None = None  # what the oracle does in place of a softmax
+    mixes: bool = False  # whether a head's weights read the scores of the others
 
 
 # normaliser kind -> how one is made; its learned logit a head is called `sink` where it has one
@@ -180,7 +181,7 @@ RULES: dict[str, RuleCase] = {
     "sparsemax": RuleCase(normaliser=NORMALISERS["sparsemax"], weigh=oracle.sparsemax),
     "entmax15": RuleCase(scale=1.9, normaliser=NORMALISERS["entmax15"], weigh=oracle.entmax15),
     "top_k": RuleCase(normaliser=NORMALISERS["top_k"], weigh=oracle.top_k),
-    "talking_heads": RuleCase(normaliser=NORMALISERS["talking_heads"], weigh=oracle.talking_heads),
+    "talking_heads": RuleCase(normaliser=NORMALISERS["talking_heads"], weigh=oracle.talking_heads, mixes=True),
 }
 # these meet the others in turn, not each with each
 RARE = {"sigmoid", "sparsemax", "entmax15", "top_k", "talking_heads", "additive", "transformer_xl", "block_routing"}

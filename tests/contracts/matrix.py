@@ -38,7 +38,8 @@ class Problem(NamedTuple):
     out: Tensor
     grads: list[Tensor]
     weight: Tensor  # the loss is sum(out * weight)
-    blind: Tensor  # [B, H, Q]
+    blind: Tensor  # [B, H, Q]: sees nothing
+    unread: Tensor  # [B, H, Q]: of whose scores nothing comes out
 
 
 def cells(masks: list[str], layout: str, terms: list[str], rules: list[str]) -> Iterator[Cell]:
@@ -75,7 +76,9 @@ def make(cell: Cell, where: LayoutCase, case: oracle.MaskCase, seen: Tensor) -> 
     weight = torch.randn_like(out)
     grads = torch.autograd.grad((out * weight).sum(), [*inputs, *learned], allow_unused=True)
     filled = [torch.zeros_like(x) if g is None else g for g, x in zip(grads, [*inputs, *learned])]
-    return Problem(inputs, learned, call, out.detach(), filled, weight, ~seen.any(-1).expand(-1, HEADS, -1))
+    blind = ~seen.any(-1).expand(-1, HEADS, -1)
+    unread = blind.all(1, keepdim=True).expand_as(blind) if wanted.mixes else blind
+    return Problem(inputs, learned, call, out.detach(), filled, weight, blind, unread)
 
 
 def check(problem: Problem, backend: str, *, grad: bool, tolerance: float = 1e-9) -> None:
@@ -98,7 +101,7 @@ def check(problem: Problem, backend: str, *, grad: bool, tolerance: float = 1e-9
         name = ("q", "k", "v")[i] if i < 3 else f"learned {i - 3}"
         _near(torch.zeros_like(wanted) if got is None else got, wanted, tolerance, f"gradient of {name}")
     got_q = grads[0]
-    assert got_q is not None and not got_q[problem.blind].any(), "a blind query gets no gradient"
+    assert got_q is not None and not got_q[problem.unread].any(), "a blind query gets no gradient"
 
 
 def _near(got: Tensor, wanted: Tensor, tolerance: float, what: str) -> None:
