@@ -39,7 +39,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
 
 @cache
 def onednn_is_faster(rows: int, threads: int) -> bool:
-    """Whether oneDNN multiplies so many rows by large matrices at least 5% faster than torch's default: measured, once."""
+    """Whether oneDNN multiplies so many rows by large matrices clearly faster than torch does: measured, once."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     weights = [torch.zeros(3072, 768) for _ in range(4 if rows == 1 else 1)]  # of one row beyond the caches, as in decoding
@@ -54,5 +54,6 @@ def onednn_is_faster(rows: int, threads: int) -> bool:
             best = min(best, time.perf_counter() - begun)
         return best
 
+    margin = 0.95 if rows == 1 else 0.8  # where it wins at all with many rows, it wins by much
     ours = spent(lambda weight: torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], ""))
-    return ours < 0.95 * spent(lambda weight: F.linear(x, weight))
+    return ours < margin * spent(lambda weight: F.linear(x, weight))
