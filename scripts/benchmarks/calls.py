@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from math import log
 from pathlib import Path
 from statistics import median
 
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from attnlib import T5Relative, attend
 from attnlib.attention.biases import t5_bucket
+from attnlib.inspect.cost import exponent
 from benchmarks.table import Options, Row, compared
 from benchmarks.timing import interleaved
 
@@ -133,7 +133,7 @@ def peak_method() -> str:
 
 
 def slope(points: dict[int, float]) -> float:
-    """Exponent b of y = a x^b by least squares in logarithms."""
-    xs, ys = [log(x) for x in points], [log(y) for y in points.values()]
-    mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((x - mx) * (y - my) for x, y in zip(xs, ys)) / sum((x - mx) ** 2 for x in xs)
+    """Exponent b of y = a x^b, of two points above 0 at least."""
+    found = exponent(points)
+    assert found is not None
+    return found

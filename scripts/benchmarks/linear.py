@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from math import log
 from statistics import median
 from typing import Any
 
@@ -16,6 +15,7 @@ from attnlib.attention.scope import Scope
 from attnlib.attention.softmax import MixerSpec
 from attnlib.layout import Layout
 from attnlib.spec import read
+from benchmarks.calls import slope
 from benchmarks.table import Options, Row, compared
 from benchmarks.timing import CLOCKS, interleaved
 
@@ -44,7 +44,7 @@ def linear(options: Options) -> Iterator[Row]:
         told = ", ".join(f"{n}: {seconds * 1e3:.0f}" for n, seconds in taken.items())
         last, at = lengths[-1], min(AT, lengths[-1])
         yield Row(name=f"{name} growth", ours=taken[last] * 1e3, baseline=taken[last // 2] * 1e3, unit="ms", limit=1.2,
-                  judged="exponent", value=_slope(taken), note=f"forward and backward, ms by tokens {told}")  # fmt: skip
+                  judged="exponent", value=slope(taken), note=f"forward and backward, ms by tokens {told}")  # fmt: skip
         crossing = next((n for n in base if taken[n] < base[n]), None)
         ours, theirs = interleaved(partial(_training, built, at), partial(_training, softmax, at), repeats=options.repeats,
                                    clock=options.clock)  # fmt: skip
@@ -100,10 +100,3 @@ def _decode(name: str, built: Any, options: Options) -> Row:
     told = f"one token after {long} beside after {short}; state {size[long]:,} bytes, {size[short]:,} then"
     return Row(name=f"{name} decode", ours=median(ours), baseline=median(theirs), unit="ms", value=value, limit=1.2,
                note=told)  # fmt: skip
-
-
-def _slope(taken: dict[int, float]) -> float:
-    """Least squares in log-log."""
-    points = [(log(n), log(seconds)) for n, seconds in taken.items()]
-    mean_x, mean_y = (sum(axis) / len(points) for axis in zip(*points))
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)

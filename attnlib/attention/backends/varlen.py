@@ -90,22 +90,24 @@ def _make_plan(sight: Visibility) -> tuple[list[_Group], Tensor | None]:
     by_length: dict[tuple[int, int], list[tuple[_Run, _Run]]] = {}
     for pair in pairs:
         by_length.setdefault((pair[0][2], pair[1][2]), []).append(pair)
-    device, at = sight.q.device, 1
-    back = torch.zeros(sight.q.batch * sight.q.tokens, dtype=torch.long)
+    device = sight.q.device
     groups: list[_Group] = []
     order: list[range] = []
     for (nq, nk), members in by_length.items():
         cols_q = _columns([run for run, _ in members], sight.q.tokens)
         cols_k = _columns([run for _, run in members], sight.k.tokens)
         order += cols_q
-        flat = _flat(cols_q)
-        back[flat] = torch.arange(at, at + len(flat))
-        at += len(flat)
         dense_q = Layout.dense(len(members), nq, device=device)
         dense_k = dense_q if nq == nk else Layout.dense(len(members), nk, device=device)
         groups.append(_Group(dense_q, dense_k, _place(cols_q, device), _place(cols_k, device)))
-    whole = bool(order) and at == len(back) + 1 and _follow(order)
-    return groups, None if whole else back.to(device)
+    columns = sight.q.batch * sight.q.tokens
+    if order and sum(map(len, order)) == columns and _follow(order):
+        return groups, None
+    back = torch.zeros(columns, dtype=torch.long)  # 0: what a column without a token gets
+    if order:
+        flat = _flat(order)
+        back[flat] = torch.arange(1, len(flat) + 1)
+    return groups, back.to(device)
 
 
 def _place(columns: list[range], device: torch.device) -> slice | Tensor:

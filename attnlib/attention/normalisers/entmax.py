@@ -43,6 +43,12 @@ def _support(z: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
     return within, within.sum(-1, keepdim=True).clamp(min=1.0)
 
 
+def _about_mean(slope: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of scores whose weights, a row of which sums to 1, move by `slope` each."""
+    mean = (grad * slope).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True)
+    return slope * (grad - mean)
+
+
 class _Sparsemax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor) -> Tensor:
@@ -57,10 +63,7 @@ class _Sparsemax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        weights: Tensor = ctx.saved_tensors[0]
-        within = (weights > 0).to(grad.dtype)
-        mean = (grad * within).sum(-1, keepdim=True) / within.sum(-1, keepdim=True)
-        return within * (grad - mean)
+        return _about_mean((ctx.saved_tensors[0] > 0).to(grad.dtype), grad)
 
 
 class _Entmax15(torch.autograd.Function):
@@ -81,10 +84,7 @@ class _Entmax15(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        weights: Tensor = ctx.saved_tensors[0]
-        slope = weights.sqrt()
-        mean = (grad * slope).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True)
-        return slope * (grad - mean)
+        return _about_mean(ctx.saved_tensors[0].sqrt(), grad)
 
 
 class Entmax(Normaliser):
