@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnlib.cli.common import count, find_device, read_model, read_runtime, runtime_arguments, shortened
+from attnlib.cli.outputs import check_outputs
 from attnlib.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     names = [name for word in words if not _replaces(word) for name in _names(word)]
     if not names:
         raise UsageError("cost", "no config is named", "wish a config file, or the name of a bundled one")
+    check_outputs(args.csv, args.png)
     curves = [_curve(name, overrides, lengths, args) for name in names]
     if args.csv is not None:
         _write_csv(curves, args.csv)

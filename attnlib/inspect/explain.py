@@ -177,9 +177,7 @@ def _on_device(call: AttentionCall, watcher: _Watcher) -> AttentionCall:
     sight = call.visibility
     q = watcher.real(sight.q)
     k = q if sight.k is sight.q else watcher.real(sight.k)
-    made = AttentionCall(Visibility(sight.mask, q, k, sight.heads), call.rule, call.dropout)
-    made.terms, made.parts = call.terms, call.parts
-    return made
+    return call.over(Visibility(sight.mask, q, k, sight.heads))
 
 
 def _unwanted(name: str, chosen: str, given: list[Tensor], call: AttentionCall) -> str:

@@ -66,9 +66,7 @@ class OnMeta(Door):
             self._layouts.setdefault((t.batch, t.tokens, t.start or 0), fresh(t.batch, t.tokens, t.start or 0, self.device))
             for t in (sight.q, sight.k)
         )
-        made = AttentionCall(Visibility(sight.mask, q, k, sight.heads), call.rule, call.dropout)
-        made.terms, made.parts = call.terms, call.parts
-        return made
+        return call.over(Visibility(sight.mask, q, k, sight.heads))
 
 
 def _length(part: Columns, tokens: int) -> int:

@@ -49,10 +49,10 @@ def normalise(scores: Tensor, call: AttentionCall, bound: Bound, rows: slice, ke
         scores = scores.masked_fill(never, 0.0)
     if call.rule.softcap is not None:
         scores = call.rule.softcap * torch.tanh(scores / call.rule.softcap)
-    if never is None and type(call.rule.normaliser) is Softmax and not scores.requires_grad:
-        whole = isinstance(keys, slice) and not torch.compiler.is_compiling()
-        edges = call.visibility.edges_of(rows, keys) if whole and isinstance(keys, slice) else None
-        if edges is not None and isinstance(keys, slice):
+    plain = never is None and type(call.rule.normaliser) is Softmax and not scores.requires_grad
+    if plain and isinstance(keys, slice) and not torch.compiler.is_compiling():
+        edges = call.visibility.edges_of(rows, keys)
+        if edges is not None:
             return _within(scores, call.visibility, rows, keys, edges)
     visible = call.visibility.dense(rows, keys)
     if never is not None:

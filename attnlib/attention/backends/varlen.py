@@ -72,9 +72,7 @@ def _grouped(q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
             for t, at in ((flat_q, at_q), (flat_k, at_k), (flat_v, at_k))
         ]
         sight = Visibility(call.visibility.mask, layout_q, layout_k, call.visibility.heads)
-        inner = AttentionCall(sight, call.rule, call.dropout)
-        inner.terms, inner.parts = call.terms, call.parts
-        outs.append(_sdpa(parts[0], parts[1], parts[2], inner).transpose(1, 2).flatten(0, 1))
+        outs.append(_sdpa(parts[0], parts[1], parts[2], call.over(sight)).transpose(1, 2).flatten(0, 1))
     out = torch.cat(outs) if back is None else torch.cat(outs).index_select(0, back)
     return out.unflatten(0, (q.shape[0], q.shape[2])).transpose(1, 2)  # type: ignore[no-any-return]
 
