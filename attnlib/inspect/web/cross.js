@@ -24,7 +24,7 @@ function align(y, speak) {
   markWord(alignment.target, token_);
   $("align-what").replaceChildren(token(page.texts[q][token_]), " stands on");
   barList($("align-most"), wordBars(alignment.source, sums, 8, row.digits));
-  $("align-note").textContent = `${lensName()}; token ${token_} of ${page.texts[q].length}; darkest word ${number(most, row.digits)}`;
+  $("align-note").textContent = `${lensName()}; token ${token_} of ${page.texts[q].length}; strongest word ${number(most, row.digits)}`;
   if (speak) say(`${page.texts[q][token_]} stands on ${wordBars(alignment.source, sums, 3).map(one => `${one.text} ${number(one.value, false)}`).join(", ")}.`);
 }
 

@@ -41,7 +41,7 @@ function paintText(speak) {
   barList($("used-most"), order.map(i => ({ text: keys.words[i].span.textContent, value: sums[i], exact: row.digits,
     act: q === k ? () => { reader.q = keys.words[i].tokens.at(-1); paintText(true); } : null })));
   if (row.rest > 0) $("used-most").append(restOf(row));
-  $("scale-note").textContent = `Darkest: ${number(most, row.digits)}. A word has the sum of its tokens.` + (look.first ? "" : " The first token is left out.");
+  $("scale-note").textContent = `Strongest: ${number(most, row.digits)}. A word has the sum of its tokens.` + (look.first ? "" : " The first token is left out.");
   if (speak) {
     reader.texts.at(-1).spans[reader.q]?.scrollIntoView({ block: "nearest" });
     say(`${name}, token ${reader.q}, used most ${order.slice(0, 3).map(i => `${keys.words[i].span.textContent} ${number(sums[i], false)}`).join(", ")}.`);
@@ -78,7 +78,7 @@ function paintExplained(one, speak) {
   $("used").replaceChildren("What ", token(one.targets[n]), " comes from");
   $("used-where").textContent = `${one.method.replaceAll("_", " ")}; probability ${number(Math.exp(one.logprobs[n]), false)}`;
   barList($("used-most"), all.filter(entry => entry.value).slice(0, 12), one.signed);
-  $("scale-note").textContent = one.signed ? `Orange speaks for it, blue against it; strongest ${number(most)}.` : `Darkest: ${number(most)}; an amount, with no sign.`;
+  $("scale-note").textContent = one.signed ? `Orange speaks for it, blue against it; strongest ${number(most)}.` : `Strongest: ${number(most)}; an amount, with no sign.`;
   if (speak) say(`${one.targets[n]}: ${all.slice(0, 3).map(entry => `${entry.text} ${number(entry.value, false)}`).join(", ")}.`);
 }
 
