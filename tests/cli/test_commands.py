@@ -211,6 +211,23 @@ def test_a_failing_check_ends_with_1(configs: dict[str, Path], capsys: Capture, 
     assert "FAIL" in told(capsys, "check", configs["bert"], "--device", "cpu", "--tokens", 6, "--layers", 1, code=1)
 
 
+def test_check_of_several_configs_is_a_line_each(
+    configs: dict[str, Path], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attnlib.inspect import check
+
+    several = [configs["bert"], "--tokens", 6, configs["gpt"], "model.stack.num_layers=1", "--device", "cpu"]
+    monkeypatch.setattr(check, "_backends", lambda *_: iter(()))  # they are checked above
+    bert, gpt, total = told(capsys, "check", *several).splitlines()
+    assert bert.startswith("ok") and str(configs["bert"]) in bert and "0 failed" in bert
+    assert gpt.startswith("ok") and str(configs["gpt"]) in gpt and total == "2 configs, 0 failed"
+    out = told(capsys, "check", *several, "no_such_config", code=2)
+    assert "FAIL  no_such_config" in out and out.endswith("3 configs, 1 failed\n")
+    monkeypatch.setitem(check.BOUNDS, torch.float64, -1.0)
+    out = told(capsys, "check", *several, code=1)
+    assert out.count("\nFAIL ") + out.startswith("FAIL ") == 2 and "  FAIL  batch = alone" in out
+
+
 # -- attend -------------------------------------------------------------------------------------------------------
 
 
