@@ -95,6 +95,19 @@ class Layout:
         """Real tokens of each row, where the host knows them."""
         return (self.tokens,) * self.batch if self.segments is None else self.counts
 
+    # -- for tools that read no values -------------------------------------------------------------------------------
+
+    def derived(self, source: Layout, how: Callable[[Layout], Layout]) -> Layout:
+        """This layout, which on the meta device remembers that it is `how(source)`."""
+        if self.device.type == "meta":
+            self.memo["derived"] = (source, how)
+        return self
+
+    def readable(self, leaf: Callable[[Layout], Layout]) -> Layout:
+        """The same layout where values are: made again, as it was derived, from what `leaf` gives for its source."""
+        found = self.memo.get("derived")
+        return leaf(self) if found is None else found[1](found[0].readable(leaf))
+
     # -- making -----------------------------------------------------------------------------------------------------
 
     @staticmethod

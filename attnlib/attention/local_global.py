@@ -42,7 +42,8 @@ class LocalGlobalAttention(SoftmaxAttention):
 
         def tagged() -> Layout:
             first = layout.positions < self.first
-            return layout.tagged(global_tokens=first if layout.real is None else first & layout.real)
+            found = layout.tagged(global_tokens=first if layout.real is None else first & layout.real)
+            return found.derived(layout, self.located)
 
         found: Layout = layout.once(("first tagged", self.first), tagged)
         return found
@@ -56,7 +57,7 @@ class LocalGlobalAttention(SoftmaxAttention):
         layout, keys = call.visibility.q, call.visibility.k
         if layout.tags is None:
             return super()._weigh(x, q, entry, call, scope)
-        apart: _Apart = layout.once("global rows", lambda: _apart(layout, self.first))
+        apart = apart_of(layout, self.first)
         local = call.over(scope.sight(self.mask, apart.local, keys, self.num_heads))
         y = super()._weigh(x, q, entry, local, scope)
         if not len(apart.row):
@@ -84,7 +85,7 @@ class LocalGlobalAttention(SoftmaxAttention):
         call = AttentionCall(scope.sight(self.mask, layout, layout, self.num_heads), self.rule, 0.0, scope.terms)
         if layout.tags is None:
             return weights(q, entry["k"], call, rows=rows)
-        apart: _Apart = layout.once("global rows", lambda: _apart(layout, self.first))
+        apart = apart_of(layout, self.first)
         found = weights(q, entry["k"], call.over(scope.sight(self.mask, apart.local, layout, self.num_heads)), rows=rows)
         if not len(apart.row):
             return found
@@ -111,15 +112,19 @@ class _Apart(NamedTuple):
     column: Tensor
 
 
+def apart_of(layout: Layout, first: int) -> _Apart:
+    """Made once for all layers. On the meta device, where no tag can be read, each text has its `first` tokens."""
+    return layout.once(("global rows", first), lambda: _apart(layout, first))  # type: ignore[no-any-return]
+
+
 def _apart(layout: Layout, first: int) -> _Apart:
-    """On the meta device, where no tag can be read, each row has its `first` tokens."""
     assert layout.tags is not None
     known = layout.tags.device.type != "meta"
     tagged = (layout.tags & GLOBAL) != 0
     if layout.segments is not None:
         tagged = tagged & (layout.segments >= 0)
     counts = tagged.sum(1)
-    most = int(counts.max()) if known and tagged.numel() else min(first, tagged.shape[1])
+    most = int(counts.max()) if known and tagged.numel() else _most(layout, first)
     columns = (~tagged).int().argsort(dim=1, stable=True)[:, :most]  # tagged ones first, in their order
     here = torch.arange(most, device=layout.device) < counts[:, None]
     row, slot = (here if known else torch.ones(here.shape, device="cpu")).nonzero().to(here.device).unbind(1)
@@ -134,7 +139,19 @@ def _apart(layout: Layout, first: int) -> _Apart:
     local = replace(layout, tags=layout.tags & ~GLOBAL, memo={})
     if not known or not bool(local.tags.any()):  # type: ignore[union-attr]
         local = replace(local, tags=None, memo={})
+    asking.derived(layout, lambda real: apart_of(real, first).asking)
+    local.derived(layout, lambda real: apart_of(real, first).local)
     return _Apart(local, asking, columns, row, slot, columns[row, slot])
+
+
+def _most(layout: Layout, first: int) -> int:
+    """The most global tokens of a row whose texts have `first` each."""
+    if layout.runs is None:
+        return min(first, layout.tokens)
+    counts = [0] * layout.batch
+    for row, _, length in layout.runs:
+        counts[row] += min(first, length)
+    return max(counts, default=0)
 
 
 class LocalGlobalSpec(SoftmaxAttentionSpec, kind="local_global"):

@@ -141,10 +141,10 @@ class _Watcher(Door):
         self.device, self.backend = device, backend
         self.places: dict[str, Place] = {}
         self.choices: list[Choice] = []
-        self.situation, self.layout = "", Layout.dense(1, 1)
+        self.situation, self.there = "", Layout.dense(1, 1, device=device)
 
     def begin(self, situation: str, layout: Layout) -> None:
-        self.situation, self.layout = situation, layout
+        self.situation, self.there = situation, layout.to(self.device)
 
     def __call__(self, path: str, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, run: Callable[[], Tensor]) -> Tensor:
         self.places.setdefault(path, _place(path, q, k, call))
@@ -168,9 +168,12 @@ class _Watcher(Door):
 
     def real(self, layout: Layout) -> Layout:
         """The same layout where it can be read."""
+        return layout.readable(self._laid)
+
+    def _laid(self, layout: Layout) -> Layout:
         if layout.is_dense and layout.start is not None:
             return Layout.dense(layout.batch, layout.tokens, start=layout.start, device=self.device)
-        return self.layout.to(self.device)
+        return self.there
 
 
 def _on_device(call: AttentionCall, watcher: _Watcher) -> AttentionCall:

@@ -32,7 +32,7 @@ class OnMeta(Door):
             real = self._there(call)
             like = [torch.zeros((), dtype=t.dtype, device=self.device).expand(t.shape) for t in (q, k, v)]
             backend = choose(like[0], like[1], like[2], real, self.backend)
-        self.chosen[path] = backend.name
+        self.chosen.setdefault(path, backend.name)  # what its few global tokens get apart comes after
         if backend.name == "flex":
             raise UsageError(path, "flex is compiled, and its work has no count before", "wish another backend, or auto")
         if backend.name == "chunked":
@@ -60,13 +60,14 @@ class OnMeta(Door):
         return out
 
     def _there(self, call: AttentionCall) -> AttentionCall:
-        """The same call between dense layouts on the device, made once a forward, so that layers share what they share."""
+        """The same call on the device, between layouts made once a forward, so that layers share what they share."""
         sight = call.visibility
-        q, k = (
-            self._layouts.setdefault((t.batch, t.tokens, t.start or 0), fresh(t.batch, t.tokens, t.start or 0, self.device))
-            for t in (sight.q, sight.k)
-        )
+        q, k = (t.readable(self._dense) for t in (sight.q, sight.k))
         return call.over(Visibility(sight.mask, q, k, sight.heads))
+
+    def _dense(self, layout: Layout) -> Layout:
+        key = (layout.batch, layout.tokens, layout.start or 0)
+        return self._layouts.setdefault(key, fresh(*key, self.device))
 
 
 def _length(part: Columns, tokens: int) -> int:

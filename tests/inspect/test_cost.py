@@ -58,8 +58,6 @@ def ours(base: type[Any]) -> list[str]:
     return [kind for kind, cls in base.kinds().items() if cls.__module__.startswith("attnlib.")]
 
 
-
-
 def counted(spec: ModelSpec, tokens: int, backend: str = "auto") -> int:
     """FLOPs of a real run on the CPU, by torch's own counter, whose registry lacks the kernels of the CPU."""
 
@@ -112,6 +110,16 @@ def test_flops_of_every_mask_are_those_of_its_tiles(kind: str, short_tiles: None
         found = cost(spec, [150], backend=backend)
         assert backend in ("auto", *found.backends)
         assert found.costs[0].flops == counted(spec, 150, backend)
+
+
+@pytest.mark.parametrize("first", [1, 5])
+def test_flops_beside_global_tokens_are_those_of_a_run(first: int, short_tiles: None) -> None:
+    mask = {"kind": "any", "masks": [{"kind": "window", "before": 20, "after": 20}, "global"]}
+    spec = whole({"kind": "local_global", "num_heads": 2, "first": first, "mask": mask}, "encoder")
+    for tokens in (3, 300):
+        found = cost(spec, [tokens])
+        assert found.costs[0].flops == counted(spec, tokens)
+    assert found.backends == {"tiles": 1}
 
 
 def test_a_window_is_counted_as_a_window(short_tiles: None) -> None:

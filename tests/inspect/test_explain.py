@@ -119,3 +119,19 @@ def test_global_tokens_are_told_apart() -> None:
     spec = encoder({"attention": {"kind": "local_global", "num_heads": 4, "first": 2, "mask": mask}})
     told = [choice.situation for choice in explain(spec, tokens=8).of("encoder.0.self")]
     assert told[:2] == ["full batch", "full batch, 2 of its queries apart"]
+
+
+def test_each_text_of_a_packed_row_has_its_own_global_tokens() -> None:
+    mask = {"kind": "any", "masks": [{"kind": "window", "before": 2}, "global"]}
+    spec = encoder({"attention": {"kind": "local_global", "num_heads": 4, "first": 6, "mask": mask}})
+    met: list[tuple[int, str]] = []
+
+    def door(path: str, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, run: Callable[[], Tensor]) -> Tensor:
+        met.append((q.shape[2], choose(q, k, v, call).name))
+        return run()
+
+    with standing_at_the_door(door):
+        spec.build().eval()(torch.zeros(2, 9, dtype=torch.long), Layout.packed([[4, 5]] * 2, 9))
+    told = [c for c in explain(spec, tokens=9).of("encoder.0.self") if c.situation.startswith("packed batch")]
+    assert told[1].situation == "packed batch, 9 of its queries apart"  # 6, but no more than there are, of each text
+    assert [name for _, name in met[:2]] == [choice.chosen for choice in told] and met[1][0] == 9
