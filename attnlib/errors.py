@@ -13,7 +13,7 @@ class AttnlibError(ValueError):
         self.path, self.fact, self.wish, self.hint = path, fact, wish, hint
         text = ", ".join(part for part in (fact, wish) if part)
         line = f"{path}: {text}" + (f" ({hint})" if hint else "")
-        super().__init__(line if line.isprintable() else _one_line(line))
+        super().__init__(one_line(line))
 
     def __reduce__(self) -> tuple[type[AttnlibError], tuple[str, str, str, str]]:
         return type(self), (self.path, self.fact, self.wish, self.hint)
@@ -43,9 +43,9 @@ class UsageError(AttnlibError):
     """A call or a command line that asks for something that is not there."""
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Line ends and control characters, as a file's name may hold them, written as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def nearest(name: str, among: Iterable[str]) -> str:

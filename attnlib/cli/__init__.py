@@ -13,8 +13,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
-from attnlib.errors import AttnlibError, UsageError
+from attnlib.errors import AttnlibError, UsageError, one_line
 
 COMMANDS = (
     "train", "generate", "chat", "fill", "embed", "classify", "answer", "tag", "translate", "summarize", "transcribe",
@@ -55,8 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _bug(args.command, error)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        fact = message.removeprefix("argument ")
+        self.exit(2, f"{one_line(f'{self.prog}: {fact}')} ({self.prog} --help shows what it takes)\n")
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="attnlib", description="Transformers composed from attention parts: train, use and look into them."
     )
     chosen = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

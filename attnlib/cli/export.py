@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,14 @@ def run(args: argparse.Namespace) -> int:
 
     from attnlib.pretrained import companions, export, load
     from attnlib.pretrained.origin import Origin
+    from attnlib.pretrained.source import InMemory, unfinite
+    from attnlib.pretrained.state import tensors_of
 
     folder = model_folder(args.folder)
     model = load(folder, dtype=getattr(torch, args.dtype or "", None))
+    held = InMemory(tensors_of(model))
+    for name, what in unfinite(held, held.facts).items():
+        print(f"warning: not finite: {name}: {what}", file=sys.stderr)
     if (family := args.family or (model.origin and model.origin.family)) is not None:
         told = {} if model.origin is None else model.origin.beside
         model.origin = Origin(family, {**told, **_ids(folder, told)})

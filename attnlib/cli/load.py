@@ -11,7 +11,9 @@ HELP = "read a checkpoint folder whole, or with --check only look at it, and rep
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="a model's folder, ours or of a known family, or a run's folder")
-    parser.add_argument("--check", action="store_true", help="compare names, shapes, ties and bytes, and build no weights")
+    parser.add_argument(
+        "--check", action="store_true", help="compare names, shapes, ties and bytes, look for NaN, and build no weights"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="that loading would convert to (default: the file's)")
 
 
@@ -21,8 +23,9 @@ def run(args: argparse.Namespace) -> int:
     from attnlib.pretrained import check, load
 
     folder, dtype = model_folder(args.folder), getattr(torch, args.dtype or "", None)
-    print(check(folder, dtype=dtype))
+    report = check(folder, dtype=dtype)
+    print(report)
     if not args.check:
         model = load(folder, dtype=dtype)
         print(f"loaded: {sum(p.numel() for p in model.parameters()):,} parameters")
-    return 0
+    return 1 if report.unfinite else 0

@@ -11,6 +11,7 @@ from attnlib.generate.rules import Rule, folded
 from attnlib.spec import FieldError, Spec
 
 MOST = 64  # new tokens, where nothing is said
+WIDEST = 1024  # results and beams of a prompt, which all run side by side
 BOUNDS = ("max_new_tokens", "max_length")
 
 
@@ -25,7 +26,7 @@ class Sampling(Spec):
                         encoder-decoder: the decoder's). Neither: 64 new ones, or as many as the model has positions for
     temperature         0 = greedy; otherwise logits / temperature
     rules               what changes the scores before a token is chosen
-    n                   results a prompt
+    n                   results a prompt, at most 1024, as num_beams is
     num_beams           > 1 = beam search; `n` of the beams are returned, best first
     length_penalty      a beam's score is its log-probability / length ** length_penalty
     early_stopping      True: a prompt is done with its first `num_beams` finished beams; False: also once the best open
@@ -43,8 +44,8 @@ class Sampling(Spec):
     max_length: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=0.0, ge=0.0)
     rules: tuple[Rule, ...] = ()
-    n: int = Field(default=1, ge=1)
-    num_beams: int = Field(default=1, ge=1)
+    n: int = Field(default=1, ge=1, le=WIDEST)
+    num_beams: int = Field(default=1, ge=1, le=WIDEST)
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     stop: tuple[str, ...] = ()
@@ -100,4 +101,3 @@ class Sampling(Spec):
         if self.max_length is not None:
             return self.max_length
         return held + MOST if positions is None else min(held + MOST, max(positions, held + 1))
-

@@ -75,7 +75,7 @@ def score(
                       `mask_id` (or the tokenizer's); special tokens of the tokenizer are not scored
 
     `chunk` bounds memory: columns scored at once (decoders), masked copies at once (encoder). LayoutError for rows that
-    do not fit the model.
+    do not fit the model, UsageError where its logits are not numbers.
     """
     if chunk < 1:
         raise UsageError("score.chunk", f"is {chunk}", "must be at least 1")
@@ -161,4 +161,7 @@ def _groups(places: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int
 
 def _chosen(logits: Tensor, ids: Tensor) -> list[float]:
     values: list[float] = (logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+    if any(value != value for value in values):
+        raise UsageError("ids", "logits are not numbers", "must be finite",
+                         "the weights may hold NaN, or overflow in this dtype")  # fmt: skip
     return values

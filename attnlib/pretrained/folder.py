@@ -25,7 +25,7 @@ from attnlib.pretrained.manifest import verify as verify_folder
 from attnlib.pretrained.origin import ORIGIN, Origin, read_origin
 from attnlib.pretrained.report import Report
 from attnlib.pretrained.rules import Rename
-from attnlib.pretrained.source import InMemory, Source
+from attnlib.pretrained.source import InMemory, Source, unfinite
 from attnlib.pretrained.state import bare, facts_of, give, take, tensors_of
 from attnlib.pretrained.table import Plan, Table
 from attnlib.pretrained.tensors import SINGLE, open_tensors, write_tensors
@@ -120,15 +120,16 @@ def restore(model: Any, folder: str | Path, *, verify: bool = True) -> None:
 
 
 def check(folder: str | Path, *, dtype: torch.dtype | None = None, head: New | None = None) -> Report:
-    """Look at a folder as `load` would, verify its bytes where a manifest lies, and build no weights."""
+    """Look at a folder as `load` would, verify its bytes where a manifest lies, look for NaN, and build no weights."""
     folder = settle(folder)
     found = _look(folder, check=has_file(folder, MANIFEST), head=head)
     facts = found.plan.facts.values()
+    names = [*(name for step in found.plan.steps for name in step.reads), *(theirs for theirs, _ in found.plan.ties)]
     return Report(
-        family=found.family, read=sum(len(step.reads) for step in found.plan.steps) + len(found.plan.ties),
-        made=len(facts), ties=tuple(found.plan.ties), untied=found.untied, ignored=found.plan.ignored,
+        family=found.family, read=len(names), made=len(facts), ties=tuple(found.plan.ties), untied=found.untied, ignored=found.plan.ignored,
         dtypes=tuple(sorted({_change(fact, dtype) for fact in facts})), fresh=found.fresh,
         nbytes=sum(Fact(_kept(fact, dtype), fact.shape).nbytes for fact in facts), verified=has_file(folder, MANIFEST),
+        unfinite=unfinite(found.source, names),
     )  # fmt: skip
 
 
@@ -183,9 +184,7 @@ def _opened(folder: Path, spared: str | None) -> _Opened:
     return _Opened(spec, model, plan, held, family.name, tuple(untied), origin=Origin.of(family.name, config))
 
 
-def _plan(
-    folder: Path, family: Family, spec: ModelSpec, source: Source, spared: str | None
-) -> tuple[Plan, nn.Module]:
+def _plan(folder: Path, family: Family, spec: ModelSpec, source: Source, spared: str | None) -> tuple[Plan, nn.Module]:
     model = _on_meta(spec)
     explain = partial(explain_unread, family, spec)
     plan = family.table(spec).plan(source.facts, facts_of(model), where=str(folder), explain=explain, spared=spared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -17,6 +17,27 @@ class Source(Protocol):
     def facts(self) -> Mapping[str, Fact]: ...
     def read(self, name: str) -> Tensor: ...
     def release(self, name: str) -> None: ...
+
+
+def unfinite(source: Source, names: Iterable[str]) -> dict[str, str]:
+    """Which of the tensors hold NaN or infinities, and how many of each."""
+    found = {}
+    for name in names:
+        if source.facts[name].dtype.is_floating_point:
+            if words := _unfinite(source.read(name)):
+                found[name] = words
+            source.release(name)
+    return found
+
+
+def _unfinite(tensor: Tensor) -> str:
+    if not tensor.numel():
+        return ""
+    tensor = tensor if tensor.dtype.itemsize > 1 else tensor.float()  # what has 8 bits knows no order
+    if all(bool(end.isfinite()) for end in tensor.aminmax()):
+        return ""
+    counts = {"NaN": int(tensor.isnan().sum()), "infinite": int(tensor.isinf().sum())}
+    return ", ".join(f"{number:,} {kind}" for kind, number in counts.items() if number) + f" of {tensor.numel():,}"
 
 
 class InMemory:

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import torch
+
 import attnlib
 from attnlib.cli import main
+from attnlib.errors import UsageError
+from attnlib.generate import score
 from attnlib.pretrained import export
 
 Capture = pytest.CaptureFixture[str]
@@ -48,6 +52,23 @@ def test_load_check_finds_a_flipped_byte_and_a_foreign_tensor(folder: Path, caps
     weights.write_bytes(bytes(data).replace(b"mlp.up_proj", b"mlp.ap_proj"))
     code, out, err = called(capsys, "load", "--check", folder)
     assert (code, out) == (2, "") and "mlp.ap_proj.weight (x2)" in err
+
+
+@pytest.mark.parametrize("kind", ["llama", "ours"])
+def test_weights_that_are_no_numbers_are_told(kind: str, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    model = attnlib.load(folder)
+    with torch.no_grad():
+        model.stack.blocks[1].mlp.body.down.weight[0, :2] = torch.tensor([torch.nan, torch.inf])
+    bad = tmp_path / "bad"
+    export(model, bad, "llama") if kind == "llama" else attnlib.save(model, bad)
+    code, out, _ = called(capsys, "load", "--check", bad)
+    (line,) = [line for line in out.splitlines() if "not finite" in line]
+    assert code == 1 and "1.mlp" in line and line.endswith("1 NaN, 1 infinite of 108")
+    code, out, err = called(capsys, "export", bad, tmp_path / "out", "--family", "llama")
+    assert code == 0 and err == "warning: not finite: stack.blocks.1.mlp.body.down.weight: 1 NaN, 1 infinite of 108\n"
+    assert "not finite" not in called(capsys, "load", "--check", folder)[1]
+    with pytest.raises(UsageError, match=r"ids: logits are not numbers, must be finite"):
+        score(model, [[1, 2, 3]])
 
 
 def test_export_writes_what_load_reads(folder: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -311,11 +311,13 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_config_is_told(
     assert "holds no tokenizer" in refused(capsys, "generate", tmp_path / "bare", "--prompt", "a")
 
 
-def test_unknown_words_are_refused_by_usage(capsys: Capture) -> None:
+def test_unknown_words_are_refused_in_one_line(capsys: Capture) -> None:
     for argv in (["describe", "gpt2_small", "--nonsense"], ["generate", "x", "--prompt", "a", "b"], [], ["nonsense"]):
         with pytest.raises(SystemExit) as stop:
             main(argv)
-        assert stop.value.code == 2 and "usage:" in capsys.readouterr().err
+        out, err = capsys.readouterr()
+        assert stop.value.code == 2 and out == "" and err.startswith("attnlib") and err.count("\n") == 1
+        assert "--help shows what it takes" in err
 
 
 def test_an_unexpected_error_is_one_line_unless_debugging(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

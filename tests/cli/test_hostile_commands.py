@@ -52,6 +52,9 @@ def test_sampling_numbers_beyond_a_machine_word_are_refused(
     runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(capsys, "generate", runs["gpt"], "--prompt", "a", "--num-beams", HUGE)
+    for option in ("--num-beams", "--n"):  # which would fill any memory
+        asked = [option, 1_000_000, "--temperature", int(option == "--n")]
+        assert f"{option}: 1000000, wish" in refused(capsys, "generate", runs["gpt"], "--prompt", "a", *asked)
     with pytest.raises(SystemExit):
         main(["generate", str(runs["gpt"]), "--prompt", "a", "--max-new-tokens", HUGE])
 
