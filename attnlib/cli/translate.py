@@ -13,8 +13,12 @@ HELP = "translations of texts by an encoder-decoder, one a line"
 def arguments(parser: argparse.ArgumentParser) -> None:
     model_argument(parser)
     text_arguments(parser)
-    parser.add_argument("--from", dest="source", metavar="NAME", help="the language of the texts, as the model names it")
-    parser.add_argument("--to", dest="target", metavar="NAME", help="the language to write, as the model names it")
+    parser.add_argument(
+        "--from", dest="source", metavar="NAME", help="the language of the texts, as the model names it (en)"
+    )
+    parser.add_argument(
+        "--to", dest="target", metavar="NAME", help="the language to write, as the model names it (de, de_DE)"
+    )
     parser.add_argument("--prefix", metavar="TEXT", help="goes before each text (default: as the model's config says)")
     choice_arguments(parser)
     runtime_arguments(parser)

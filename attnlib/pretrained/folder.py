@@ -126,8 +126,8 @@ def check(folder: str | Path, *, dtype: torch.dtype | None = None, head: New | N
     facts = found.plan.facts.values()
     names = [*(name for step in found.plan.steps for name in step.reads), *(theirs for theirs, _ in found.plan.ties)]
     return Report(
-        family=found.family, read=len(names), made=len(facts), ties=tuple(found.plan.ties), untied=found.untied, ignored=found.plan.ignored,
-        dtypes=tuple(sorted({_change(fact, dtype) for fact in facts})), fresh=found.fresh,
+        family=found.family, read=len(names), made=len(facts), ties=tuple(found.plan.ties), untied=found.untied,
+        ignored=found.plan.ignored, dtypes=tuple(sorted({_change(fact, dtype) for fact in facts})), fresh=found.fresh,
         nbytes=sum(Fact(_kept(fact, dtype), fact.shape).nbytes for fact in facts), verified=has_file(folder, MANIFEST),
         unfinite=unfinite(found.source, names),
     )  # fmt: skip

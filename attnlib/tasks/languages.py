@@ -59,7 +59,11 @@ class Languages:
 
 
 def _id(name: str, known: Mapping[str, int], side: str) -> int:
-    if name not in known:
-        near = nearest(name, known) or next((f"did you mean {code!r}?" for code in known if code.startswith(name)), "")
-        raise UsageError(f"{side} language", f"{name!r} is unknown", f"wish one of {', '.join(sorted(known))}", near)
-    return known[name]
+    """The id of a language by its name, or by the part before the country or the script where one alone has it."""
+    if name in known:
+        return known[name]
+    alike = [code for code in known if code.strip("_").split("_")[0] == name]
+    if len(alike) == 1:
+        return known[alike[0]]
+    near = f"did you mean {' or '.join(alike)}?" if alike else nearest(name, known)
+    raise UsageError(f"{side} language", f"{name!r} is unknown", f"wish one of {', '.join(sorted(known))}", near)

@@ -31,11 +31,11 @@ def translate(
 ) -> list[str]:  # fmt: skip
     """The translation of each text from one language into another.
 
-    Languages are named as the model names them: by its tokenizer's codes ("en_XX", "ro_RO"), which then stand where the
-    tokenizer puts them and begin the output; by the marks of a target before the text ("fra" for >>fra<<); by the tasks
-    of its config ("en", "de" for translation_en_to_de), whose prefix and choices of generation are then used; or not at
-    all, where the model knows one direction. `prefix` goes before each text, in place of the task's. `choices` are fields
-    of `attnlib.generate.Sampling` over those of the model.
+    Languages are named as the model names them: by its tokenizer's codes ("en_XX", or "en" where no other code begins so),
+    which then stand where the tokenizer puts them and begin the output; by the marks of a target before the text ("fra"
+    for >>fra<<); by the tasks of its config ("en", "de" for translation_en_to_de), whose prefix and choices of generation
+    are then used; or not at all, where the model knows one direction. `prefix` goes before each text, in place of the
+    task's. `choices` are fields of `attnlib.generate.Sampling` over those of the model.
 
     UsageError for a model that is no encoder-decoder, and for languages that it does not name.
     """

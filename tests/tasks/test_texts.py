@@ -13,6 +13,7 @@ import attnlib
 from attnlib import tasks
 from attnlib.errors import LayoutError, UsageError
 from attnlib.pretrained.parity import theirs
+from attnlib.tasks.languages import Languages
 from attnlib.text.byte_level import ByteTokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -64,8 +65,10 @@ def test_codes_stand_where_the_tokenizer_puts_them_and_the_target_is_forced(tmp_
         wished = generated(model, tokenizer, "the whale rose", forced_bos_token_id=bos, max_new_tokens=9, num_beams=1)
         found = tasks.translate(ours, ["the whale rose"], source=source, target=target, max_new_tokens=9, num_beams=1)
         assert found == [wished] and wished
-    with pytest.raises(UsageError, match=r"source language: 'en' is unknown, .*did you mean 'en_XX'"):
-        tasks.translate(ours, ["a"], source="en", target="ro_RO")
+    short = tasks.translate(ours, ["the whale rose"], source="de", target="fr", max_new_tokens=9, num_beams=1)
+    assert short == found  # one alone begins so
+    with pytest.raises(UsageError, match=r"source language: 'enXX' is unknown, .*did you mean 'en_XX'"):
+        tasks.translate(ours, ["a"], source="enXX", target="ro_RO")
     with pytest.raises(UsageError, match="target language: is not named, wish one of af_ZA, ar_AR"):
         tasks.translate(ours, ["a"])
 
@@ -152,3 +155,10 @@ def test_a_mark_before_the_text_names_the_target() -> None:
     assert plain == tasks.translate(model, ["hi"], max_new_tokens=6)
     with pytest.raises(UsageError, match="target language: 'ron' is unknown, wish one of deu, fra"):
         tasks.translate(model, ["hi"], target="ron")
+
+
+def test_a_language_that_several_codes_begin_with_is_refused_with_them() -> None:
+    several = Languages(ready(T5), {"zho_Hans": 3, "zho_Hant": 4, "eng_Latn": 5}, {})
+    assert several.beginning("eng") == several.beginning("eng_Latn") == {"forced_bos_token_id": 5}
+    with pytest.raises(UsageError, match=r"'zho' is unknown, .*did you mean zho_Hans or zho_Hant\?"):
+        several.beginning("zho")
