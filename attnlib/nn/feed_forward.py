@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlib.nn.linear import Linear
+from attnlib.nn.linear import Linear, linear_gelu
 from attnlib.spec import Spec
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "squared_relu", "silu", "tanh"]
@@ -42,7 +42,9 @@ class Dense(nn.Module):
         self.activation, self.dropout = activation, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = ACTIVATIONS[self.activation](self.up(x))
+        hidden = linear_gelu(self.up, x, self.activation)
+        if hidden is None:
+            hidden = ACTIVATIONS[self.activation](self.up(x))
         if self.dropout and self.training:
             hidden = F.dropout(hidden, self.dropout)
         return self.down(hidden)  # type: ignore[no-any-return]

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 LARGE = 1 << 17  # elements of a weight below which the choice is not worth a look
 MANY = 64  # rows from which a product is bound by arithmetic, as a decode step's is by memory
+MOST = 256  # rows from which more make no difference to which kernel is faster
+GELU = {"gelu": "none", "gelu_tanh": "tanh"}  # activations that oneDNN computes with a product, as it names them
 
 
 class Linear(nn.Linear):
@@ -23,10 +25,24 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear. One row or many in float32 on a CPU, without gradients, go through oneDNN where that is faster here."""
-    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
-    if (rows == 1 or rows >= MANY) and _suits(x, weight) and onednn_is_faster(min(rows, MANY), torch.get_num_threads()):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+    if _wins(x, weight):
+        return _onednn(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+def linear_gelu(layer: nn.Module, x: Tensor, activation: str) -> Tensor | None:
+    """gelu(layer(x)) as one product of oneDNN; None where two steps are faster, or somebody looks between them."""
+    if activation not in GELU or type(layer) is not Linear or layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    return _onednn(x, layer.weight, layer.bias, activation) if _wins(x, layer.weight, activation) else None
+
+
+def _wins(x: Tensor, weight: Tensor, activation: str | None = None) -> bool:
+    """Whether oneDNN is to multiply: static facts, and once what a probe found for about so many rows."""
+    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
+    if not (rows >= MANY or (rows == 1 and activation is None)) or not _suits(x, weight):
+        return False
+    return onednn_is_faster(min(1 << (rows - 1).bit_length(), MOST), torch.get_num_threads(), activation)
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
@@ -37,23 +53,36 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
     return plain and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None) -> Tensor:
+    kind, how = ("none", "") if activation is None else ("gelu", GELU[activation])
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], how)  # type: ignore[no-any-return]
+
+
 @cache
-def onednn_is_faster(rows: int, threads: int) -> bool:
-    """Whether oneDNN multiplies so many rows by large matrices clearly faster than torch does: measured, once."""
+def onednn_is_faster(rows: int, threads: int, activation: str | None = None) -> bool:
+    """Whether oneDNN multiplies one row by large matrices clearly faster than torch, or many as fast: measured, once.
+
+    With an activation: whether both in one kernel are as fast as torch's two. Between equals the answer must not hang on
+    the moment, so that processes agree to the bit: many rows go through oneDNN unless it is clearly slower.
+    """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
-    weights = [torch.zeros(3072, 768) for _ in range(4 if rows == 1 else 1)]  # of one row beyond the caches, as in decoding
-    x = torch.zeros(1 if rows == 1 else 256, 768)
+    shapes = [(3072, 768)]
+    if activation is None:
+        shapes = shapes * 4 if rows == 1 else [*shapes, (768, 3072)]  # of one row beyond the caches, as in decoding
+    work = [(torch.zeros(rows, shape[1]), torch.zeros(shape), torch.zeros(shape[0])) for shape in shapes]
 
-    def spent(multiply: Callable[[Tensor], Tensor]) -> float:
-        best = float("inf")
-        for _ in range(5):
-            begun = time.perf_counter()
-            for weight in weights:
-                multiply(weight)
-            best = min(best, time.perf_counter() - begun)
-        return best
+    def torchs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y = F.linear(x, weight, bias)
+        return y if activation is None else F.gelu(y, approximate=GELU[activation])
 
-    margin = 0.95 if rows == 1 else 0.8  # where it wins at all with many rows, it wins by much
-    ours = spent(lambda weight: torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], ""))
-    return ours < margin * spent(lambda weight: F.linear(x, weight))
+    def spent(multiply: Callable[[Tensor, Tensor, Tensor], Tensor]) -> float:
+        begun = time.process_time()  # of all threads: what else the machine does is not counted
+        for each in work:
+            multiply(*each)
+        return time.process_time() - begun
+
+    # in turns, so that a slow moment of the machine meets both; the least of each counts
+    turns = [(spent(lambda x, w, b: _onednn(x, w, b, activation)), spent(torchs)) for _ in range(4)]
+    margin = 0.95 if rows == 1 else 1.05
+    return min(ours for ours, _ in turns) < margin * min(theirs for _, theirs in turns)

@@ -1,4 +1,4 @@
-"""Linear maps: whichever kernel multiplies a single row, the result is torch's."""
+"""Linear maps: whichever kernel multiplies, the result is torch's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from attnlib.nn import linear as module
+from attnlib.nn.feed_forward import Dense
 from attnlib.nn.linear import Linear, linear
 
 
@@ -15,7 +16,7 @@ from attnlib.nn.linear import Linear, linear
 def test_rows_through_either_kernel_equal_torch(
     faster: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "onednn_is_faster", lambda rows, threads: faster)
+    monkeypatch.setattr(module, "onednn_is_faster", lambda *asked: faster)
     layer = Linear(600, 500)
     x = torch.randn(shape)
     with torch.no_grad():
@@ -26,7 +27,7 @@ def test_rows_through_either_kernel_equal_torch(
 
 
 def test_only_float32_inference_with_large_weights_takes_the_other_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "onednn_is_faster", lambda rows, threads: True)
+    monkeypatch.setattr(module, "onednn_is_faster", lambda *asked: True)
     x, large, small = torch.randn(1, 600), torch.randn(500, 600), torch.randn(4, 600)
     with torch.no_grad():
         assert module._suits(x, large)
@@ -47,15 +48,46 @@ def test_gradients_flow_as_in_torch() -> None:
 
 def test_one_row_and_many_are_asked_of_the_machine_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[int]()
-    monkeypatch.setattr(module, "onednn_is_faster", lambda rows, threads: bool(asked.append(rows)))
+    monkeypatch.setattr(module, "onednn_is_faster", lambda rows, *rest: bool(asked.append(rows)))
     weight = torch.randn(500, 600)
     with torch.no_grad():
-        for rows in (1, 2, module.MANY - 1, module.MANY, 700):
+        for rows in (1, 2, module.MANY - 1, module.MANY, module.MANY + 1, 700):
             linear(torch.randn(rows, 600), weight)
         assert linear(torch.randn(0, 600), weight).shape == (0, 500)
-    assert asked == [1, module.MANY, module.MANY]
+    assert asked == [1, module.MANY, 2 * module.MANY, module.MOST]
 
 
-@pytest.mark.parametrize("rows", [1, 64])
-def test_the_machine_gives_an_answer(rows: int) -> None:
-    assert module.onednn_is_faster(rows, 1) in (True, False)
+@pytest.mark.parametrize(("rows", "activation"), [(1, None), (64, None), (64, "gelu"), (64, "gelu_tanh")])
+def test_the_machine_gives_an_answer(rows: int, activation: str | None) -> None:
+    assert module.onednn_is_faster(rows, 1, activation) in (True, False)
+
+
+@pytest.mark.parametrize("activation", list(module.GELU))
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gelu_with_its_product_equals_one_after_it(activation: str, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "onednn_is_faster", lambda *asked: True)
+    layer, x = Linear(600, 500, bias=bias), 3 * torch.randn(2, 40, 600)
+    with torch.no_grad():
+        found = module.linear_gelu(layer, x, activation)
+        wished = F.gelu(F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None),
+                        approximate=module.GELU[activation])  # fmt: skip
+    assert found is not None
+    torch.testing.assert_close(found.double(), wished, rtol=1e-5, atol=1e-5)
+
+
+def test_two_steps_where_one_is_slower_unknown_or_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x, seen = Linear(600, 500), torch.randn(80, 600), list[torch.Tensor]()
+    monkeypatch.setattr(module, "onednn_is_faster", lambda *asked: False)
+    with torch.no_grad():
+        assert module.linear_gelu(layer, x, "gelu") is None
+        monkeypatch.setattr(module, "onednn_is_faster", lambda *asked: True)
+        assert module.linear_gelu(layer, x, "relu") is None
+        assert module.linear_gelu(layer, x[:2], "gelu") is None
+        assert module.linear_gelu(torch.nn.Linear(600, 500), x, "gelu") is None
+        dense = Dense(d_model=600, d_ff=500, activation="gelu")
+        before = dense(x)
+        dense.up.register_forward_hook(lambda m, args, out: seen.append(out))
+        after = dense(x)
+    assert module.linear_gelu(layer, x, "gelu") is None  # with gradients
+    torch.testing.assert_close(before, after, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(seen[0], F.linear(x, dense.up.weight, dense.up.bias).detach(), rtol=1e-5, atol=1e-5)
