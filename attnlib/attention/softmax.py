@@ -12,6 +12,7 @@ from attnlib.attention import (  # noqa: F401  (kinds of parts)
     additive,
     block_routing,
     disentangled,
+    lsh,
     normalisers,
     patterns,
     random_blocks,

@@ -15,6 +15,7 @@ from attnlib.attention.biases import ALiBi, ScoreTerm, Shaw, T5Relative
 from attnlib.attention.block_routing import BlockRouting
 from attnlib.attention.caches import Growing, Rolling, Static
 from attnlib.attention.disentangled import DisentangledSpec
+from attnlib.attention.lsh import HashBuckets
 from attnlib.attention.masks import Retention
 from attnlib.attention.normalisers.entmax import Entmax15, Sparsemax
 from attnlib.attention.normalisers.sigmoid import SigmoidWeights
@@ -150,6 +151,7 @@ TERMS: dict[str, TermCase] = {
         lambda: TransformerXLSpec(max_distance=4).build(num_heads=HEADS, d_head=WIDTH), oracle.transformer_xl
     ),
     "block_routing": TermCase(lambda: BlockRouting(size=2, count=2), oracle.block_routing),
+    "lsh": TermCase(lambda: HashBuckets(d_head=WIDTH, buckets=6, rounds=2), oracle.lsh),
 }
 
 
@@ -184,7 +186,7 @@ RULES: dict[str, RuleCase] = {
     "talking_heads": RuleCase(normaliser=NORMALISERS["talking_heads"], weigh=oracle.talking_heads, mixes=True),
 }
 # these meet the others in turn, not each with each
-RARE = {"sigmoid", "sparsemax", "entmax15", "top_k", "talking_heads", "additive", "transformer_xl", "block_routing"}
+RARE = {"sigmoid", "sparsemax", "entmax15", "top_k", "talking_heads", "additive", "transformer_xl", "block_routing", "lsh"}
 
 
 def mask_cases() -> Iterator[tuple[str, oracle.MaskCase]]:

@@ -271,6 +271,29 @@ def block_routing(term: ScoreTerm, queries: Tensor, keys: Tensor, q: list[Row], 
     return found
 
 
+def lsh(term: ScoreTerm, queries: Tensor, keys: Tensor, q: list[Row], k: list[Row]) -> Tensor:
+    """0 at the query's own place and where the direction met best, of those drawn and their opposites, is one, else -inf."""
+    heads, rounds = queries.shape[1], dict(term.named_buffers())["directions"].double()
+    queries, keys = queries.detach(), keys.detach()
+
+    def bucket(x: Tensor, drawn: Tensor) -> int:
+        met = [float(x @ drawn[:, n]) for n in range(drawn.shape[1])]
+        return max(range(2 * len(met)), key=lambda n: [*met, *(-one for one in met)][n])
+
+    found = torch.full((*queries.shape[:3], keys.shape[2]), -torch.inf, dtype=torch.float64)
+    for b, (asking, there) in enumerate(zip(q, k)):
+        for h in range(heads):
+            own = keys[b, h * keys.shape[1] // heads]
+            theirs = [[bucket(key, drawn) for drawn in rounds] for key in own]
+            for i, one in enumerate(asking):
+                mine = [bucket(queries[b, h, i], drawn) for drawn in rounds]
+                for j, other in enumerate(there):
+                    here = one is not None and other is not None and one.position == other.position
+                    if here or any(m == t for m, t in zip(mine, theirs[j])):
+                        found[b, h, i, j] = 0.0
+    return found
+
+
 def attention(
     q: Tensor,
     k: Tensor,
