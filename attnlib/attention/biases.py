@@ -47,9 +47,11 @@ class TermSpec(Spec, slot="bias"):
     """What is added to the scores.
 
     by_head: a term that a stack shares has something for each head, so that only layers of equally many can share it.
+    approximates: it hides pairs to save work, where attention itself would see them.
     """
 
     by_head: ClassVar[bool] = True
+    approximates: ClassVar[bool] = False
 
     def check(self, *, mask: Mask, cross: bool) -> None:
         """Raises FieldError, naming a field of this spec, where it cannot stand beside a mask, or in cross-attention."""

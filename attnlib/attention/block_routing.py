@@ -115,6 +115,7 @@ class BlockRoutingSpec(TermSpec, kind="block_routing"):
     """Each query sees the `count` blocks of keys, its own among them, whose means it meets best (MoBA)."""
 
     by_head = False
+    approximates = True
     size: int = Field(default=64, ge=1)
     count: int = Field(default=3, ge=1)
 

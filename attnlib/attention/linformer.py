@@ -15,7 +15,7 @@ from attnlib.attention.masks import Everything
 from attnlib.attention.pooling import refuse_beyond, seats, text_of, texts_a_row
 from attnlib.attention.rotary import Turn
 from attnlib.attention.scope import Scope
-from attnlib.attention.softmax import Role, SoftmaxAttention, SoftmaxAttentionSpec
+from attnlib.attention.softmax import MixerSpec, Role, SoftmaxAttention, SoftmaxAttentionSpec
 from attnlib.layout import Layout
 from attnlib.spec import FieldError
 
@@ -109,6 +109,10 @@ class LinformerSpec(SoftmaxAttentionSpec, kind="linformer"):
     def check(self, *, d_model: int, role: Role) -> None:
         refuse_places(self, "projections are sums over the whole text, tokens to come among them")
         super().check(d_model=d_model, role=role)
+
+    def exact(self) -> MixerSpec:
+        given = self.model_fields_set & SoftmaxAttentionSpec.model_fields.keys()
+        return SoftmaxAttentionSpec(**{name: getattr(self, name) for name in given})
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
         built = super().build(d_model=d_model, layer=layer, d_memory=d_memory)

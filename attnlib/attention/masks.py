@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import and_, or_
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, PrivateAttr, model_validator
@@ -47,7 +47,12 @@ class Retention(NamedTuple):
 
 
 class Mask(Spec, slot="mask"):
-    """A pattern over pairs of tokens. Combine with & | ~ ; in YAML a list means all of its members."""
+    """A pattern over pairs of tokens. Combine with & | ~ ; in YAML a list means all of its members.
+
+    approximates: hides pairs to save work, where attention itself would see them.
+    """
+
+    approximates: ClassVar[bool] = False
 
     def visible(self, q: Coordinates, k: Coordinates) -> Tensor:
         """Bool, broadcast from the coordinates: may query `q` see key `k`?"""
@@ -130,6 +135,7 @@ class Causal(Mask, kind="causal"):
 class Window(Mask, kind="window"):
     """At most `before` tokens before and `after` tokens after the query, itself not counted; null = no bound."""
 
+    approximates: ClassVar[bool] = True
     before: int | None = Field(default=None, ge=0)
     after: int | None = Field(default=None, ge=0)
 
@@ -161,6 +167,7 @@ class Window(Mask, kind="window"):
 class Chunk(Mask, kind="chunk"):
     """Tokens of the same chunk of `size` positions."""
 
+    approximates: ClassVar[bool] = True
     size: int = Field(ge=1)
 
     def positional(self) -> bool:

@@ -17,7 +17,7 @@ from attnlib.attention.means import grouped_means
 from attnlib.attention.pooling import refuse_beyond, seats, text_of, texts_a_row
 from attnlib.attention.scope import Scope
 from attnlib.attention.scores import SoftmaxSpec
-from attnlib.attention.softmax import Role, SoftmaxAttention, SoftmaxAttentionSpec
+from attnlib.attention.softmax import MixerSpec, Role, SoftmaxAttention, SoftmaxAttentionSpec
 from attnlib.layout import Layout
 from attnlib.spec import FieldError
 
@@ -201,6 +201,9 @@ class NystromSpec(SoftmaxAttentionSpec, kind="nystrom"):
         if self.scores.softcap is not None or not isinstance(self.scores.normaliser, SoftmaxSpec):
             raise FieldError("scores", "with a cap, or another normaliser than softmax", "the three kernels are softmaxes")
         super().check(d_model=d_model, role=role)
+
+    def exact(self) -> MixerSpec:
+        return self.replace(num_landmarks=1 << 30, length=None)  # softmax attention, and the same convolution
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
         built = super().build(d_model=d_model, layer=layer, d_memory=d_memory)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from attnlib.attention.masks import Mask, Reach, Retention, Span, keeps_any
+from attnlib.attention.masks import AllOf, AnyOf, Everything, Mask, Reach, Retention, Span, keeps_any
 from attnlib.layout import Coordinates
 from attnlib.spec import FieldError
 
@@ -19,6 +19,7 @@ class Dilated(Mask, kind="dilated"):
     null = no bound. Longformer's dilated window (Beltagy et al. 2020, arXiv:2004.05150).
     """
 
+    approximates: ClassVar[bool] = True
     step: int = Field(ge=1)
     before: int | None = Field(default=None, ge=0)
     after: int | None = Field(default=None, ge=0)
@@ -55,6 +56,7 @@ class Strided(Mask, kind="strided"):
     part: both, or one of them for a head or a layer (local, strided). Child et al. 2019, arXiv:1904.10509.
     """
 
+    approximates: ClassVar[bool] = True
     stride: int = Field(ge=1)
     part: Literal["both", "local", "strided"] = "both"
 
@@ -83,6 +85,7 @@ class Fixed(Mask, kind="fixed"):
     part: both, or one of them for a head or a layer (local, summary). Child et al. 2019, arXiv:1904.10509.
     """
 
+    approximates: ClassVar[bool] = True
     block: int = Field(ge=1)
     summary: int = Field(default=8, ge=1)
     part: Literal["both", "local", "summary"] = "both"
@@ -121,6 +124,7 @@ class DilatedSegments(Mask, kind="dilated_segments"):
     pair lets see is seen, once, where the paper weighs a key by the number of its pairs. Ding et al. 2023, arXiv:2307.02486.
     """
 
+    approximates: ClassVar[bool] = True
     lengths: tuple[int, ...] = Field(min_length=1)
     rates: tuple[int, ...] = Field(min_length=1)
 
@@ -184,6 +188,20 @@ class ByHead(Mask, kind="by_head"):
     def in_layer(self, layer: int) -> Mask:
         members = tuple(m.in_layer(layer) for m in self.masks)
         return self if all(a is b for a, b in zip(members, self.masks)) else ByHead(masks=members)
+
+
+def filled(mask: Mask) -> Mask:
+    """The mask without the patterns in it that approximate: `causal` of `causal` and a window; itself where it has none."""
+    if mask.approximates:
+        return Everything()
+    if not isinstance(mask, AllOf | AnyOf | ByHead):
+        return mask
+    parts = tuple(filled(m) for m in mask.masks)
+    if isinstance(mask, AllOf):
+        parts = tuple(m for m in parts if not isinstance(m, Everything)) or parts[:1]
+    elif isinstance(mask, AnyOf):
+        parts = next(((m,) for m in parts if isinstance(m, Everything)), parts)
+    return parts[0] if len({*parts}) == 1 else mask if parts == mask.masks else type(mask)(masks=parts)
 
 
 def any_of(found: Any) -> Any:

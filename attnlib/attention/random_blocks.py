@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -30,6 +30,7 @@ class RandomBlocks(Mask, kind="random_blocks"):
     ways. layer: null = that of the layer it stands in. After Zaheer et al. 2020, arXiv:2007.14062, where a generator draws.
     """
 
+    approximates: ClassVar[bool] = True
     block: int = Field(default=64, ge=1)
     count: int = Field(default=3, ge=1)
     seed: int = Field(default=0, ge=0)

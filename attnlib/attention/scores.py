@@ -27,7 +27,9 @@ class Normaliser(nn.Module):
 
 
 class NormaliserSpec(Spec, slot="normaliser"):
-    """How a row of scores becomes weights."""
+    """How a row of scores becomes weights. approximates: it leaves out what softmax would weigh."""
+
+    approximates: ClassVar[bool] = False
 
     def build(self, *, num_heads: int) -> Normaliser:
         raise NotImplementedError

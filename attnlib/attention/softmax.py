@@ -25,7 +25,7 @@ from attnlib.attention.caches import KeyValueCache, LayerCache, Memory, Slots
 from attnlib.attention.masks import Everything, Mask, Retention
 from attnlib.attention.rotary import Rotary, Turn
 from attnlib.attention.scope import Scope
-from attnlib.attention.scores import ScoreRule, ScoresSpec
+from attnlib.attention.scores import ScoreRule, ScoresSpec, SoftmaxSpec
 from attnlib.layout import Layout
 from attnlib.nn.linear import Linear
 from attnlib.nn.norms import Norm, RMSNormSpec
@@ -73,6 +73,10 @@ class MixerSpec(Spec, slot="mixer", default="softmax"):
 
     def check_decoding(self) -> None:
         """Raises FieldError, naming a field of this spec, where it cannot write token by token after a cache."""
+
+    def exact(self) -> MixerSpec | None:
+        """The attention that this one approximates, of the same projections; None = it approximates none."""
+        return None
 
 
 class SoftmaxAttention(nn.Module):
@@ -256,6 +260,16 @@ class SoftmaxAttentionSpec(MixerSpec, kind="softmax"):
                 self.term.check(mask=self.mask, cross=role == "cross")
             except FieldError as error:
                 raise FieldError(f"term.{error.field}", error.fact, error.wish, error.hint) from None
+
+    def exact(self) -> MixerSpec | None:
+        changes: dict[str, object] = {}
+        if (mask := patterns.filled(self.mask)) != self.mask:
+            changes["mask"] = mask
+        if self.term is not None and self.term.approximates:
+            changes["term"] = None
+        if self.scores.normaliser.approximates:
+            changes["scores"] = self.scores.replace(normaliser=SoftmaxSpec())
+        return self.replace(**changes) if changes else None
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
         groups = self.num_kv_heads or self.num_heads

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from attnlib.attention.products import Product
 from attnlib.attention.scope import Door, standing_at_the_door
 from attnlib.attention.visibility import Visibility
 from attnlib.errors import LayoutError
+from attnlib.inspect.approximation import MOST, approximations
 from attnlib.inspect.describe import advance, blank_source
 from attnlib.layout import Layout
 from attnlib.models.encoder_decoder import EncoderDecoder
@@ -55,6 +56,8 @@ class Explanation:
     header: str
     places: tuple[Place, ...]
     choices: tuple[Choice, ...]
+    away: Mapping[str, float] = field(default_factory=dict)  # paths of what approximates -> how far it is from that
+    tokens: int = 0
 
     def of(self, path: str) -> tuple[Choice, ...]:
         """The choices of one attention."""
@@ -74,7 +77,8 @@ class Explanation:
 
     def _alike(self, a: Place, b: Place) -> bool:
         ours, theirs = (tuple(replace(c, path="") for c in self.of(p.path)) for p in (a, b))
-        return ours == theirs and replace(a, path="") == replace(b, path="")
+        alike = replace(a, path="") == replace(b, path="") and self.away.get(a.path) == self.away.get(b.path)
+        return alike and ours == theirs
 
     def _lines(self, group: list[Place]) -> Iterator[str]:
         first = group[0]
@@ -82,6 +86,9 @@ class Explanation:
         yield f"{names}: {first.heads}, {first.rule}" if first.rule else f"{names}: {first.heads}"
         yield f"  mask {words(first.mask)}"
         yield from ("    " + row for row in picture(first.mask, PICTURED).split("  "))
+        if (away := self.away.get(first.path)) is not None:
+            yield f"  approximates: {away:.2g} away from exact attention with the same projections"
+            yield f"    (relative; {min(self.tokens, MOST)} tokens, weights and texts drawn at random)"
         for choice in self.of(first.path):
             yield f"  {choice.situation}: {choice.chosen}"
             yield from (f"    {name:10} {why}" for name, why in choice.others.items())
@@ -100,7 +107,8 @@ def explain(
     """Which backend every attention of the model would get, for full, padded and packed batches and a decode step.
 
     The model is built on the meta device; backends are asked with tensors of the right shapes on `device`, so nothing is
-    computed. `train`: with gradients and dropout. Raises LayoutError for more tokens than the model has positions for.
+    computed, but that what approximates attention is compared with it, one layer of a kind. `train`: with gradients and
+    dropout. Raises LayoutError for more tokens than the model has positions for.
     """
     with on_meta():
         model: Any = spec.build().to(dtype).train(train)
@@ -117,7 +125,8 @@ def explain(
             _decode(model, watcher, batch, tokens)
     mode = "training" if train else "inference"
     header = f"{type(spec).kind}, {batch} x {tokens} tokens, {str(dtype).removeprefix('torch.')} on {device}, {mode}"
-    return Explanation(header, tuple(watcher.places.values()), tuple(watcher.choices))
+    away = approximations(spec, tokens)
+    return Explanation(header, tuple(watcher.places.values()), tuple(watcher.choices), away, tokens)
 
 
 def words(mask: Mask) -> str:

@@ -98,15 +98,15 @@ MASKS: dict[str, list[MaskCase]] = {
         MaskCase(Strided(stride=3), lambda q, k: (d := q.position - k.position) % 3 == 0 or -3 <= d <= 3),
     ],
     "fixed": [
-        MaskCase(
-            Fixed(block=3, summary=1), lambda q, k: k.position % 3 == 2 or q.position // 3 == k.position // 3
-        ),
+        MaskCase(Fixed(block=3, summary=1), lambda q, k: k.position % 3 == 2 or q.position // 3 == k.position // 3),
     ],
     "dilated_segments": [
         MaskCase(
             DilatedSegments(lengths=(2, 6), rates=(1, 3)),
-            lambda q, k: q.position // 2 == k.position // 2
-            or (q.position // 6 == k.position // 6 and q.position % 3 == k.position % 3 == q.head % 3),
+            lambda q, k: (
+                q.position // 2 == k.position // 2
+                or (q.position // 6 == k.position // 6 and q.position % 3 == k.position % 3 == q.head % 3)
+            ),
         ),
     ],
     "random_blocks": [

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnlib.attention.linear.kernel import KernelAttention
 from attnlib.attention.linear.mixer import LinearMixer, LinearMixerSpec
+from attnlib.attention.softmax import MixerSpec, SoftmaxAttentionSpec
 
 MOST = 40.0  # largest exponent of a feature of a key: sums of exp(40) v are far from float32's end
 
@@ -62,6 +63,12 @@ class PerformerSpec(LinearMixerSpec, kind="performer"):
     seed: int = Field(default=0, ge=0)
     mixer: ClassVar[type[LinearMixer]] = FavorAttention
     crosses: ClassVar[bool] = True
+
+    def exact(self) -> MixerSpec | None:
+        if self.conv is not None or self.rotary is not None or self.d_value is not None:
+            return None  # softmax attention has none of the first and the last, and turns queries rather than features
+        names = ("num_heads", "num_kv_heads", "d_head", "mask", "bias")
+        return SoftmaxAttentionSpec(**{name: getattr(self, name) for name in names})
 
     def build(self, *, d_model: int, layer: int, d_memory: int | None = None) -> nn.Module:
         built = super().build(d_model=d_model, layer=layer, d_memory=d_memory)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -38,6 +40,7 @@ class TopK(Normaliser):
 class TopKSpec(NormaliserSpec, kind="top_k"):
     """Softmax over the `count` highest scores of each query, the others exactly zero."""
 
+    approximates: ClassVar[bool] = True
     count: int = Field(default=32, ge=1)
 
     def build(self, *, num_heads: int) -> Normaliser:
