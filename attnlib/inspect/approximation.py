@@ -20,17 +20,19 @@ def approximations(spec: ModelSpec, tokens: int, *, seed: int = 0) -> dict[str, 
     """The distance of every attention of a model that approximates another, by its path: see `distance`."""
     found: dict[str, float] = {}
     known: dict[tuple[MixerSpec, int | None], float | None] = {}  # layers alike draw other numbers, and differ as much
-    d_model: int = spec.d_model  # type: ignore[attr-defined]  # every kind of model has one
+    d_model: int = spec.d_model  # every kind of model has one
     for name in type(spec).model_fields:
         if not isinstance(stack := getattr(spec, name), StackSpec):
             continue
         path = type(spec).kind if name == "stack" else name
         for number, block in enumerate(stack.layers):
             for side, mixer in (("self", block.attention), ("cross", block.cross)):
+                if mixer is None:
+                    continue
                 key = (mixer, d_model if side == "cross" else None)
-                if mixer is not None and key not in known:
+                if key not in known:
                     known[key] = distance(mixer, min(tokens, MOST), d_model=d_model, d_memory=key[1], seed=seed)
-                if mixer is not None and (away := known[key]) is not None:
+                if (away := known[key]) is not None:
                     found[f"{path}.{number}.{side}"] = away
     return found
 
