@@ -76,6 +76,9 @@ class Site:
 def stacks(model: nn.Module) -> dict[str, Stack]:
     """The stacks of a model by the name that their attentions' paths begin with."""
     found = [module for module in model.modules() if isinstance(module, Stack)]
+    if any(stack.memory_tokens is not None for stack in found):
+        raise UsageError("stack.memory", "lets blocks read a text segment by segment", "what they make of each is not put "
+                         "together again: wish a stack without memory tokens")  # fmt: skip
     return {str(stack.blocks[0].attention.body.path).rpartition(".0.")[0]: stack for stack in found}  # type: ignore[union-attr]
 
 

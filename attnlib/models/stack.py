@@ -18,6 +18,7 @@ from attnlib.attention.softmax import SoftmaxAttention, SoftmaxAttentionSpec
 from attnlib.errors import UsageError
 from attnlib.layout import Layout
 from attnlib.models.block import Block, BlockSpec
+from attnlib.models.memory_tokens import Carried, MemorySpec, MemoryTokens, Streams, Texts
 from attnlib.models.state import DecodingState
 from attnlib.nn.linear import Linear
 from attnlib.nn.norms import Norm
@@ -37,7 +38,8 @@ class StackOutput(NamedTuple):
 class Stack(nn.Module):
     """Blocks one after another, the final norm, `project` to another width; `bias` is shared by all self-attentions.
 
-    It is one score term, or what those share of the terms that each has of its own.
+    It is one score term, or what those share of the terms that each has of its own. With `memory_tokens` the blocks read a
+    text segment by segment.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class Stack(nn.Module):
         bias: nn.Module | None = None,
         project: nn.Module | None = None,
         dropout: float = 0.0,
+        memory_tokens: MemoryTokens | None = None,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks, self.memory_tokens = nn.ModuleList(blocks), memory_tokens
         self.final_norm, self.project, self.bias, self.dropout = final_norm, project, bias, dropout
         self.backend = "auto"
         self.checkpointing = False  # recompute each block in the backward
@@ -65,22 +68,48 @@ class Stack(nn.Module):
         hidden: bool = False,
     ) -> StackOutput:
         """x [B, T, M] through the blocks, after what a `state` holds."""
-        terms = (self.bias,) if isinstance(self.bias, ScoreTerm) else ()
-        scope = Scope(terms=terms, lengths=None if state is None else state.horizon, backend=self.backend)
-        caches: list[LayerCache | None] = [None] * len(self.blocks)
         if state is not None:
             state.extend(layout)
-            caches, memory = [*state.caches], state.memory
-        stream = [x] if hidden else None
+            memory = state.memory
+        if self.memory_tokens is None:
+            found = self._blocks(x, layout, state, memory, hidden)
+        else:
+            found = self._segments(x, layout, state, memory, hidden)
+        return StackOutput(self.finish(found.last), found.hidden if hidden else None, found.aux)
+
+    def _blocks(
+        self, x: Tensor, layout: Layout, state: DecodingState | None, memory: list[Memory] | None, hidden: bool
+    ) -> Streams:
+        """The blocks alone, one after the other."""
+        terms = (self.bias,) if isinstance(self.bias, ScoreTerm) else ()
+        scope = Scope(terms=terms, lengths=None if state is None else state.horizon, backend=self.backend)
+        caches: list[LayerCache | None] = [None] * len(self.blocks) if state is None else [*state.caches]
+        stream = [x]
         for block, cache, kept in zip(self.blocks, caches, memory or [None] * len(self.blocks)):  # type: ignore[list-item]
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(_alone, block, x, layout, scope, kept, cache, use_reentrant=False)
             else:
                 x = block(x, layout, scope, memory=kept, cache=cache)
-            if stream is not None:
+            if hidden:
                 stream.append(x)
-        x = self.finish(x)
-        return StackOutput(x, None if stream is None else tuple(stream), scope.losses())
+        return Streams(x, tuple(stream) if hidden else (), scope.losses())
+
+    def _segments(
+        self, x: Tensor, layout: Layout, state: DecodingState | None, memory: list[Memory] | None, hidden: bool
+    ) -> Streams:
+        """The blocks over one segment after the other, with memory tokens about it."""
+        assert self.memory_tokens is not None
+        carried = None if state is None else cast(Carried, state.caches[0])
+        texts = Texts.of(layout, alone=carried is not None)
+        sources = memory and [texts.source(kept) for kept in memory]
+
+        def blocks(x: Tensor, layout: Layout, inner: DecodingState | None) -> Streams:
+            if inner is not None:
+                inner.extend(layout)
+            return self._blocks(x, layout, inner, sources, hidden)
+
+        norm = self.final_norm or nn.Identity()
+        return self.memory_tokens(x, texts.columns, blocks, norm=norm, carried=carried)  # type: ignore[no-any-return]
 
     @property
     def max_length(self) -> int | None:
@@ -116,6 +145,13 @@ class Stack(nn.Module):
             raise UsageError("cache", "is static without a capacity", "give capacity=prompt + new tokens")
         if batch < 0 or (capacity is not None and capacity < 0):
             raise UsageError("cache", f"is for batch {batch}, capacity {capacity}", "must be at least 0")
+        if self.memory_tokens is not None:
+            carried = Carried(lambda rows: self._caches(rows, "growing", None, device))
+            return DecodingState([carried], [], batch=batch, device=device, capacity=capacity)
+        return self._caches(batch, cache, capacity, device)
+
+    def _caches(self, batch: int, cache: str, capacity: int | None, device: torch.device) -> DecodingState:
+        """Empty caches of every block."""
         slots: dict[Retention | None, Slots] = {}
         caches: list[LayerCache] = []
         for block in self.blocks:
@@ -175,6 +211,7 @@ class StackSpec(Spec):
 
     bias: one score term for the whole stack (T5). dropout: after the final norm. d_out: the width that the stream is
     projected to after it, without bias (OPT); null = as it is. sharing: layers with the weights of others (ALBERT).
+    memory: tokens that segments of a text hand on (RMT).
     """
 
     num_layers: int = Field(ge=1, le=MOST_LAYERS)
@@ -186,6 +223,7 @@ class StackSpec(Spec):
     d_out: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     sharing: SharingSpec | None = None
+    memory: MemorySpec | None = None
 
     @property
     def depth(self) -> int:
@@ -234,6 +272,8 @@ class StackSpec(Spec):
             kind = block.attention
             if self.bias is not None and isinstance(kind, SoftmaxAttentionSpec) and not kind.places:
                 raise FieldError(f"{path}.bias", f"over {kind.kind}", "its keys stand nowhere: wish no bias")
+        if self.memory is not None:
+            self.memory.check(self.layers, path=f"{path}.memory")
         heads = {b.attention.num_heads if isinstance(b.attention, SoftmaxAttentionSpec) else None for b in self.layers}
         if self.bias is not None and (None in heads or (self.bias.by_head and len(heads) > 1)):
             raise FieldError(f"{path}.bias", "shared by layers of unlike heads", "give every block the same num_heads")
@@ -257,4 +297,5 @@ class StackSpec(Spec):
             bias = self.bias.shared([*dict.fromkeys(cast(SoftmaxAttention, b.attention.body) for b in blocks)])
         norm = None if self.final_norm is None else self.final_norm.build(d_model)
         project = None if self.d_out is None else Linear(d_model, self.d_out, bias=False)
-        return Stack(blocks, final_norm=norm, bias=bias, project=project, dropout=self.dropout)
+        memory = None if self.memory is None else self.memory.build(self.layers, d_model=d_model)
+        return Stack(blocks, final_norm=norm, bias=bias, project=project, dropout=self.dropout, memory_tokens=memory)
