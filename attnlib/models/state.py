@@ -109,7 +109,7 @@ class DecodingState:
 
         Under a causal window this is the segment recurrence of Transformer-XL (Dai et al. 2019, arXiv:1901.02860), save that
         the keys and values held give no gradient to the projections that made them; under a recurrence, truncated
-        backpropagation through time.
+        backpropagation through time. Without it gradients reach all that is held: those of the whole text.
         """
         for cache in self.caches:
             cache.detach()

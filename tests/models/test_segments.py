@@ -23,3 +23,19 @@ def test_segments_see_the_past_and_gradients_stop_between_them(name: str, cache:
         before, own = torch.autograd.grad(second.square().sum(), embeds, allow_unused=True)
         assert own.abs().sum() > 0
         assert before is None or not before.any() if stop else before.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["window", "scores", "mixer_gated_delta", "mixer_lstm"])
+def test_segments_that_are_not_cut_give_every_parameter_the_gradient_of_the_whole_text(name: str) -> None:
+    """Keys and values held reach back to the projections that made them: backpropagation through all of the text."""
+    model = toys.build(name).train()
+    ids = toys.ids(2, 7, 7)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    whole = torch.autograd.grad(model(ids).last.square().sum(), parameters, allow_unused=True)
+    state = model.begin(batch=2)
+    last = torch.cat([model(ids[:, part], state=state).last for part in (slice(0, 4), slice(4, 7))], 1)
+    held = torch.autograd.grad(last.square().sum(), parameters, allow_unused=True)
+    for one, other in zip(held, whole):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other)
