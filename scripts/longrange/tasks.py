@@ -22,7 +22,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Task:
-    """draw(generator, rows, n): n is what makes it hard, in `unit`. A model is trained on all `lengths`, told of each."""
+    """draw(generator, rows, n): n is what makes it hard, in `unit`. A model is trained on all `lengths`, told of each.
+
+    steps: of training, enough for what softmax attention, or most kinds, can learn of it.
+    """
 
     name: str
     stack: str
@@ -31,6 +34,7 @@ class Task:
     unit: str
     draw: Callable[[torch.Generator, int, int], Batch]
     room: Callable[[int], int]  # tokens of a text of n
+    steps: int
 
 
 def _some(made: torch.Generator, rows: int, among: int, count: int) -> Tensor:
@@ -56,7 +60,7 @@ def mqar(made: torch.Generator, rows: int, n: int) -> Batch:
 
 def needle(made: torch.Generator, rows: int, n: int) -> Batch:
     """A marked value among filler, n tokens before the mark that asks for it."""
-    ids = 2 + _any(made, rows, 16, 260)
+    ids = 2 + _any(made, rows, 16, 100)
     values = 18 + _any(made, rows, 16, 1)[:, 0]
     ids[:, -1], ids[:, -1 - n], ids[:, -n] = 0, 0, values
     targets = torch.full_like(ids, NOT_ASKED)
@@ -102,11 +106,11 @@ def copying(made: torch.Generator, rows: int, n: int) -> Batch:
 TASKS = {
     task.name: task
     for task in (
-        Task("mqar", "decoder", 128, (8, 16), "pairs", mqar, lambda n: 3 * n),
-        Task("needle", "decoder", 34, (16, 64, 256), "tokens before", needle, lambda n: 260),
-        Task("selective_copy", "decoder", 16, (32, 128), "tokens", selective_copy, lambda n: n + 8),
-        Task("induction", "decoder", 16, (32, 128), "tokens", induction, lambda n: n),
-        Task("sorting", "encoder", 32, (8, 24), "numbers", sorting, lambda n: n),
-        Task("copying", "encoder_decoder", 32, (16, 64), "tokens", copying, lambda n: n),
+        Task("mqar", "decoder", 128, (8, 16), "pairs", mqar, lambda n: 3 * n, 500),
+        Task("needle", "decoder", 34, (8, 24, 96), "tokens before", needle, lambda n: 100, 150),
+        Task("selective_copy", "decoder", 16, (24, 64), "tokens", selective_copy, lambda n: n + 8, 350),
+        Task("induction", "decoder", 16, (24, 64), "tokens", induction, lambda n: n, 350),
+        Task("sorting", "encoder", 32, (8, 24), "numbers", sorting, lambda n: n, 400),
+        Task("copying", "encoder_decoder", 32, (12, 36), "tokens", copying, lambda n: n, 300),
     )
 }
