@@ -51,7 +51,7 @@ def mqar(made: torch.Generator, rows: int, n: int) -> Batch:
 
     Multi-query associative recall (Arora et al. 2023, arXiv:2312.04927).
     """
-    keys, values = _some(made, rows, 64, n), 64 + _any(made, rows, 64, n)
+    keys, values = _some(made, rows, 32, n), 32 + _any(made, rows, 32, n)
     order = _some(made, rows, n, n)
     told = torch.stack([keys, values], 2).flatten(1)
     ids = torch.cat([told, keys.gather(1, order)], 1)
@@ -106,7 +106,7 @@ def copying(made: torch.Generator, rows: int, n: int) -> Batch:
 TASKS = {
     task.name: task
     for task in (
-        Task("mqar", "decoder", 128, (8, 16), "pairs", mqar, lambda n: 3 * n, 500),
+        Task("mqar", "decoder", 64, (8, 16), "pairs", mqar, lambda n: 3 * n, 500),
         Task("needle", "decoder", 34, (8, 24, 96), "tokens before", needle, lambda n: 100, 150),
         Task("selective_copy", "decoder", 16, (24, 64), "tokens", selective_copy, lambda n: n + 8, 350),
         Task("induction", "decoder", 16, (24, 64), "tokens", induction, lambda n: n, 350),
