@@ -106,7 +106,7 @@ def copying(made: torch.Generator, rows: int, n: int) -> Batch:
 TASKS = {
     task.name: task
     for task in (
-        Task("mqar", "decoder", 64, (8, 16), "pairs", mqar, lambda n: 3 * n, 500),
+        Task("mqar", "decoder", 64, (4, 8, 16), "pairs", mqar, lambda n: 3 * n, 500),
         Task("needle", "decoder", 34, (8, 24, 96), "tokens before", needle, lambda n: 100, 150),
         Task("selective_copy", "decoder", 16, (24, 64), "tokens", selective_copy, lambda n: n + 8, 350),
         Task("induction", "decoder", 16, (24, 64), "tokens", induction, lambda n: n, 350),
