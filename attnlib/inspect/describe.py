@@ -49,7 +49,7 @@ class Description:
     batch: int
     cache_bytes_per_token: float | None
     cache_bytes_rolling: int | None
-    state_bytes: int = 0  # of recurrences, in one row: it does not grow
+    state_bytes: int = 0  # of recurrences and of memory tokens with their segment, in one row: they do not grow
 
     def text(self) -> str:
         """The module tree as people read it."""
@@ -60,7 +60,7 @@ class Description:
             lines.append(f"cache: {self.cache_bytes_per_token:,.0f} bytes a token growing; rolling, {rolling:,} bytes"
                          f" after {self.tokens} tokens")  # fmt: skip
         if self.state_bytes:
-            lines.append(f"state: {self.state_bytes:,} bytes of recurrences after any number of tokens")
+            lines.append(f"state: {self.state_bytes:,} bytes after {self.tokens} tokens, of what does not grow with them")
         width = max(len("  " * row.path.count(".") + row.path.rpartition(".")[2]) for row in self.rows) + 2
         for row in self.rows:
             label = "  " * row.path.count(".") + (row.path.rpartition(".")[2] or "model")
