@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnlib.attention.linear.mixer import LinearMixer, LinearMixerSpec
-from attnlib.attention.linear.scan import Steps
+from attnlib.attention.linear.steps import Steps
 from attnlib.nn.linear import Linear
 
 
@@ -28,7 +28,10 @@ class DeltaRule(LinearMixer):
 
     def steps(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Steps:
         beta = self.beta(x).to(k.dtype).sigmoid().transpose(1, 2)
-        return Steps(self.grouped(self.keys(q)), self.keys(k), v, None, beta)
+        return Steps(self.grouped(q), k, v, None, beta)
+
+    def made(self, steps: Steps) -> Steps:
+        return steps._replace(q=self.keys(steps.q), k=self.keys(steps.k))
 
 
 class DeltaSpec(LinearMixerSpec, kind="delta"):

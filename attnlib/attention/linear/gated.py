@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnlib.attention.linear.mixer import LinearMixer, LinearMixerSpec
-from attnlib.attention.linear.scan import Steps
+from attnlib.attention.linear.steps import Steps
 from attnlib.nn.linear import Linear
 
 RANK, TEMPERATURE = 16, 16.0

@@ -9,7 +9,7 @@ from torch import Tensor
 from attnlib.attention.linear.decay import TokenDecay
 from attnlib.attention.linear.delta import DeltaRule
 from attnlib.attention.linear.mixer import LinearMixer, LinearMixerSpec
-from attnlib.attention.linear.scan import Steps
+from attnlib.attention.linear.steps import Steps
 
 
 class GatedDeltaRule(DeltaRule):

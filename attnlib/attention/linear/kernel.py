@@ -10,7 +10,7 @@ from torch import Tensor
 from attnlib.attention.caches import Memory
 from attnlib.attention.exact import exact, unmixed
 from attnlib.attention.linear.mixer import LinearMixer
-from attnlib.attention.linear.scan import Steps
+from attnlib.attention.linear.steps import Steps
 from attnlib.attention.linear.texts import Texts
 from attnlib.attention.scope import Scope
 from attnlib.attention.state_cache import StateCache
@@ -27,8 +27,12 @@ class KernelAttention(LinearMixer):
     activation: ClassVar[bool] = False
 
     def features(self, x: Tensor, *, query: bool) -> Tensor:
-        """phi(x), [.., D] -> [.., F]."""
+        """phi(x), [.., D] -> [.., F]; nothing in it is learned, and long texts find it again in the backward."""
         raise NotImplementedError
+
+    def made(self, steps: Steps) -> Steps:
+        """Features in place of q and k. Keys of zeros have some too, which meet values of zeros."""
+        return steps._replace(q=self.features(steps.q, query=True), k=self.features(steps.k, query=False))
 
     def forward(self, x: Tensor, layout: Layout | None = None, scope: Scope | None = None, *,
                 memory: Memory | None = None, cache: object = None) -> Tensor:  # fmt: skip
@@ -44,8 +48,12 @@ class KernelAttention(LinearMixer):
     def mix(
         self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: Layout, scope: Scope, held: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        q, k = self.features(q, query=True), self.features(k, query=False)
         ones = v.new_ones(*v.shape[:3], 1)
+        if self.rotary is None and self.causal:
+            steps = Steps(self.grouped(q), k, torch.cat([v, ones], -1))
+            y, state = self.run(steps, layout, held.get("state"), self.made)
+            return ratio(y), {"state": state}
+        q, k = self.features(q, query=True), self.features(k, query=False)
         if self.rotary is None:
             y, state = self.sums(q, k, torch.cat([v, ones], -1), layout, held.get("state"))
             return ratio(y), {"state": state}

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from attnlib.attention.caches import LayerCache, Memory, Slots
 from attnlib.attention.exact import exact, unmixed
-from attnlib.attention.linear.scan import Steps, chunk_of, scan
+from attnlib.attention.linear.scan import Made, chunk_of, scan
 from attnlib.attention.linear.short_conv import ShortConv
+from attnlib.attention.linear.steps import Steps
 from attnlib.attention.linear.texts import Texts
 from attnlib.attention.masks import Everything, Mask, Retention, terms
 from attnlib.attention.rotary import Rotary
@@ -47,6 +48,7 @@ class LinearMixer(nn.Module):
     normed: ClassVar[bool] = True
     gated: ClassVar[bool] = False
     activation: ClassVar[bool] = True  # of the short convolution
+    made: Made | None = None  # see `scan`; what is no token comes to it with k, v and decay 0
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class LinearMixer(nn.Module):
     # -- what kinds say ---------------------------------------------------------------------------------------------
 
     def steps(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Steps:
-        """What the tokens do to the state; q [B, H, T, D], k [B, G, T, D], v [B, G, T, E]."""
+        """What the tokens do to the state, or what `made` makes it of; q [B, H, T, D], k [B, G, T, D], v [B, G, T, E]."""
         raise NotImplementedError
 
     def mix(
@@ -121,7 +123,7 @@ class LinearMixer(nn.Module):
         """y [B, H, T, E] and what is left to later tokens, after what was `held`."""
         q, k = self.turned(q, k, layout, scope)
         steps = self.steps(x, q, k, v)
-        y, state = self.run(steps, layout, held.get("state"))
+        y, state = self.run(steps, layout, held.get("state"), self.made)
         return y, {"state": state}
 
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
@@ -143,13 +145,15 @@ class LinearMixer(nn.Module):
         """[B, H, T, D] -> [B, G, R, T, D]."""
         return q.unflatten(1, (self.heads.kv, -1))  # type: ignore[no-any-return]
 
-    def run(self, steps: Steps, layout: Layout, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def run(
+        self, steps: Steps, layout: Layout, state: Tensor | None, made: Made | None = None
+    ) -> tuple[Tensor, Tensor]:
         """y [B, H, T, E] and the state, forward or both ways; what is no token leaves the state as it is."""
         texts = Texts.of(layout)
         steps = _kept(steps, texts)
-        y, state = scan(steps, state, texts.runs)
+        y, state = scan(steps, state, texts.runs, made=made)
         if not self.causal:
-            again, _ = scan(steps.flip(), None, Texts.backward(layout).runs)
+            again, _ = scan(steps.flip(), None, Texts.backward(layout).runs, made=made)
             y = y + again.flip(3)
         return y.flatten(1, 2), state
 

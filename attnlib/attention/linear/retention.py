@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnlib.attention.linear.mixer import LinearMixer, LinearMixerSpec
-from attnlib.attention.linear.scan import Steps
+from attnlib.attention.linear.steps import Steps
 
 
 class Retention(LinearMixer):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from attnlib.attention.linear.decay import TokenDecay
 from attnlib.attention.linear.mixer import Heads, LinearMixer, LinearMixerSpec
-from attnlib.attention.linear.scan import Steps
+from attnlib.attention.linear.steps import Steps
 from attnlib.attention.scope import Scope
 from attnlib.attention.softmax import Role
 from attnlib.layout import Layout
