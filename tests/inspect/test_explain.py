@@ -90,7 +90,7 @@ def test_more_tokens_than_positions_are_refused() -> None:
 
 def test_of_recurrences_what_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    for name, told in (("_step", "one step of the state"), ("_chunks", "scan in chunks of 16")):
+    for name, told in (("_step", "one step of the state"), ("chunks", "scan in chunks of 16")):
         was = getattr(scan, name)
         monkeypatch.setattr(scan, name, lambda *a, was=was, told=told: ran.append(told) or was(*a))
     spec = decoder({"attention": {"kind": "gla", "num_heads": 2, "mask": "causal"}})

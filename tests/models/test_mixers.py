@@ -51,7 +51,7 @@ def test_flops_are_those_of_the_products() -> None:
     c, d, heads = 64, 4, 2
     projections = 2 * c * 8 * 8 * 4 + 2 * c * 8 * heads
     pairs = 2 * 2 * c * c * d  # q k and k k
-    system = c * (c - 1) * 2 * d
+    system = c * (c - 1) * c + 2 * c * c * 2 * d  # its inverse, by which values and keys are multiplied
     passed = 2 * 2 * c * d * d + 2 * d * d * d  # what u and w write, and what w takes from the state
     given = 2 * c * d * d * 2 + 2 * c * c * d  # u - w S, q S, weights u
     assert rows["stack.blocks.0.attention.body"] == projections + heads * (pairs + system + passed + given)

@@ -92,8 +92,8 @@ class Found(NamedTuple):
 
 
 def _cut(t: Tensor, size: int, more: int) -> Tensor:
-    """[.., T, X] -> [.., N, size, X], zeros in the last chunk."""
-    return (F.pad(t, (0, 0, 0, more)) if more else t).unflatten(-2, (-1, size))  # type: ignore[no-any-return]
+    """[.., T, X] -> [.., N, size, X], zeros in the last chunk; side by side, else each matrix product would copy it."""
+    return (F.pad(t, (0, 0, 0, more)) if more else t.contiguous()).unflatten(-2, (-1, size))  # type: ignore[no-any-return]
 
 
 def chunks(cut: Cut, state: Tensor) -> tuple[Found, Tensor]:
@@ -109,6 +109,8 @@ def chunks(cut: Cut, state: Tensor) -> tuple[Found, Tensor]:
     system, key = cut.beta * weights[:, :, :, -1], reading[:, :, :, -1]
     one = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device).expand_as(system)
     inverse = torch.linalg.solve_triangular(system, one, upper=False, unitriangular=True)
+    if ratio is not None:  # chains of small weights go on below LEAST
+        inverse = inverse.masked_fill(ratio == 0, 0.0)
     u, recalling = inverse @ (cut.beta * cut.v), inverse @ (cut.beta * key)
     turned = -(back @ recalling)
     turned.diagonal(dim1=-2, dim2=-1).add_(1.0 if whole is None else whole[..., 0, :])

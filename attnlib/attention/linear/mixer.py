@@ -145,9 +145,7 @@ class LinearMixer(nn.Module):
         """[B, H, T, D] -> [B, G, R, T, D]."""
         return q.unflatten(1, (self.heads.kv, -1))  # type: ignore[no-any-return]
 
-    def run(
-        self, steps: Steps, layout: Layout, state: Tensor | None, made: Made | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def run(self, steps: Steps, layout: Layout, state: Tensor | None, made: Made | None = None) -> tuple[Tensor, Tensor]:
         """y [B, H, T, E] and the state, forward or both ways; what is no token leaves the state as it is."""
         texts = Texts.of(layout)
         steps = _kept(steps, texts)

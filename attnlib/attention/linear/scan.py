@@ -142,7 +142,9 @@ class _Scan(torch.autograd.Function):
         for first, count in plan.segments:
             states.append(state)
             part, state = plan.run(steps.part(first, count), (first, count), state)
-            y = part.new_empty(*part.shape[:3], steps.k.shape[2], part.shape[4]) if y is None else y
+            if y is None:  # heads side by side, as the projection after them reads them
+                batch, groups, readers, _, width = part.shape
+                y = part.new_empty(batch, steps.k.shape[2], groups, readers, width).permute(0, 2, 3, 1, 4)
             y[:, :, :, first : first + count] = part
         ctx.plan = plan
         ctx.save_for_backward(*given, *states)
