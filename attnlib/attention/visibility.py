@@ -75,6 +75,18 @@ class Visibility:
             return self._lower(rows, keys)
         return self.once(form, lambda: self._lower(rows, keys))  # type: ignore[no-any-return]
 
+    def addend(self, rows: slice, keys: slice, dtype: torch.dtype) -> Tensor | None:
+        """What `dense` says as what is added to scores: 0 where seen, else the lowest number there is; None = all seen."""
+
+        def make() -> Tensor | None:
+            seen = self.dense(rows, keys)
+            if seen is None:
+                return None
+            return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+
+        form = self._kept(rows, keys)
+        return make() if self.unmasked or form is None else self.once(f"{form} {dtype}", make)
+
     def _kept(self, rows: slice, keys: slice) -> str | None:
         """The name that a part is kept by: the whole, and of a short text all rows over some keys; None = not at all."""
         if rows == slice(None) and keys == slice(None):

@@ -95,11 +95,14 @@ class Recording(Door):
     # -- taking -----------------------------------------------------------------------------------------------------
 
     def __call__(self, path: str, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall, run: Callable[[], Tensor]) -> Tensor:
-        out = run()  # the output is the fast backend's own, bit for bit
         one = self._by_rule.get(id(call.rule))
-        if one is not None:
-            with torch.inference_mode(False), torch.no_grad():
-                self._take(one, at_the_door(q, k, call, one.heads, own=not one.cross))
+        if one is None:
+            return run()
+        call.kept = []
+        out = run()  # the output is the fast backend's own, bit for bit
+        made, call.kept = call.kept[0].detach() if call.kept else None, None
+        with torch.inference_mode(False), torch.no_grad():
+            self._take(one, at_the_door(q, k, call, one.heads, own=not one.cross, made=made))
         return out
 
     def moved(self, rows: Tensor, layouts: Sequence[tuple[Layout, Layout]]) -> None:
@@ -222,8 +225,9 @@ def record(
 ) -> Iterator[Recording]:
     """Records what the attentions of a model do in this thread while open: `with record(model, layers=[0, 3]) as seen:`.
 
-    The backend that is chosen without it computes the output, bit for bit; weights are recomputed beside it, a block of
-    rows at a time, and only what the mask can see is kept: half a square of a causal mask, a band of a window.
+    The backend that is chosen without it computes the output, bit for bit. Weights that it makes whole are taken, others are
+    recomputed beside it, a block of rows at a time, and only what the mask can see is kept: half a square of a causal mask,
+    a band of a window.
     Memory: O(h * Q * K) for a causal attention of h heads, O(h * Q * window) for a local one, in `dtype` on the CPU.
 
     weights: of the attentions that `layers` (numbers or path patterns) and `heads` (numbers, or "decoder.3.self.5") name.
@@ -239,7 +243,7 @@ def record(
     options = (Summaries() if summaries else None) if isinstance(summaries, bool | None) else summaries
     if options is not None and not isinstance(options, Reduction):
         raise UsageError("summaries", f"{options!r:.40}", "wish True, or what to sum up, such as Summaries(windows=(8, 64))")
-    source = len(stacks(model)) > 1
+    source = options is not None and len(stacks(model)) > 1
     seen = Recording(chosen, weights=weights, rows=rows, dtype=dtype, summaries=options, source=source)
     with ExitStack() as stack:
         for site in sites_named(model, "*" if activations is True else activations) if activations else ():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnlib.attention.backends.protocol import AttentionCall
-from attnlib.attention.backends.reference import exact, weights
+from attnlib.attention.backends.reference import Bound, exact, weights
 from attnlib.errors import UsageError
 from attnlib.layout import Layout
 
@@ -63,22 +63,32 @@ class Application(NamedTuple):
 
 
 @torch.no_grad()
-def at_the_door(q: Tensor, k: Tensor, call: AttentionCall, heads: Heads = None, *, own: bool = True) -> Application:
-    """The application that stands at the door, of some heads. q [B, H, Q, D], k [B, G, K, D]."""
+def at_the_door(
+    q: Tensor, k: Tensor, call: AttentionCall, heads: Heads = None, *, own: bool = True, made: Tensor | None = None
+) -> Application:
+    """The application that stands at the door, of some heads. q [B, H, Q, D], k [B, G, K, D].
+
+    made: the weights of all heads [B, H, Q, K], where a backend made them; else they are computed when asked for.
+    """
     q, k, sight = q.detach(), k.detach(), call.visibility
     numbers = tuple(range(q.shape[1])) if heads is None else heads
     share, apart = q.shape[1] // k.shape[1], not call.rule.normaliser.by_head
-    with exact(q.device):
-        bound = call.bind(q, k)
+    bound: Bound = []
+    if made is None:
+        with exact(q.device):
+            bound = call.bind(q, k)
 
     def of(some: slice) -> Make:
         picked = numbers[some]
+        if made is not None:
+            few = made if picked == tuple(range(q.shape[1])) else made[:, list(picked)]
+            return lambda rows, keys: few[:, :, rows, keys]
         if picked == tuple(range(q.shape[1])):
             return lambda rows, keys: weights(q, k, call, bound, rows, keys)
         if not apart:
             return lambda rows, keys: weights(q, k, call, bound, rows, keys)[:, list(picked)]
-        few, theirs, only = q[:, list(picked)], k[:, [head // share for head in picked]], call.again(picked)
-        return lambda rows, keys: weights(few, theirs, only, bound, rows, keys)
+        queries, theirs, only = q[:, list(picked)], k[:, [head // share for head in picked]], call.again(picked)
+        return lambda rows, keys: weights(queries, theirs, only, bound, rows, keys)
 
     def sees(some: slice, rows: slice, keys: slice) -> Tensor | None:
         found = sight.dense(rows, keys)

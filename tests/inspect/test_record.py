@@ -18,6 +18,7 @@ from attnlib.attention.softmax import MixerSpec
 from attnlib.errors import UsageError
 from attnlib.generate.prompts import blocks
 from attnlib.inspect import record
+from attnlib.inspect import rows as module
 from attnlib.inspect.sites import sites
 from attnlib.inspect.subject import drawn
 from attnlib.layout import Layout
@@ -311,3 +312,25 @@ def test_other_mixers_give_their_implied_weights_or_the_reason_why_not() -> None
     near(some["encoder.0.self"].dense(), torch.tensor([0.25] * 4 + [0.0] * 3).expand(1, 1, -1))
     with pytest.raises(UsageError, match=r"encoder.1.self: Last defines no implied_weights"), record(model, layers=1):
         raise AssertionError("opened")
+
+
+@pytest.mark.parametrize("masked", ["causal", "everything"])
+def test_weights_that_a_backend_makes_are_taken_and_not_made_again(masked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attends = {"num_heads": 8, "num_kv_heads": 4, "mask": masked}
+    spec = decoder({"placement": "pre", "norm": "rms", "attention": attends, "mlp": {"kind": "dense", "d_ff": 24}})
+    model, ids = drawn(spec, seed=2, device=CPU, dtype=FP32), torch.arange(100)[None] % 61
+    whole = Whole()
+    with torch.no_grad():
+        plain = model(ids).last
+        with standing_at_the_door(whole):
+            model(ids)
+        monkeypatch.setattr(module, "weights", lambda *_: pytest.fail("weights were made again"))
+        with record(model, summaries=True) as seen, torch.inference_mode():
+            watched = model(ids).last
+        with record(model, heads=[3, 1], rows=[7, 98]) as some:
+            model(ids)
+    assert torch.equal(plain, watched)
+    for path, wished in whole.seen.items():
+        near(seen[path].dense(), wished[0])
+        near(some[path].dense(), wished[0, [1, 3]][:, [7, 98]])
+        near(seen.summary(path).received, wished[0].sum(1), 1e-4)

@@ -13,14 +13,19 @@ from attnlib.attention.visibility import Columns, Visibility
 
 
 class AttentionCall:
-    """One application of attention: who sees whom, how scores become weights, and the dropout of the weights."""
+    """One application of attention: who sees whom, how scores become weights, and the dropout of the weights.
 
-    __slots__ = ("dropout", "parts", "rule", "terms", "visibility")
+    kept: a list where somebody asks for the weights; a backend that makes them whole and exact anyway leaves them there,
+        [B, H, Q, K] before dropout. Whoever asks takes the list away again.
+    """
+
+    __slots__ = ("dropout", "kept", "parts", "rule", "terms", "visibility")
 
     def __init__(
         self, visibility: Visibility, rule: ScoreRule, dropout: float = 0.0, shared: tuple[ScoreTerm, ...] = ()
     ) -> None:
         self.visibility, self.rule, self.dropout = visibility, rule, dropout
+        self.kept: list[Tensor] | None = None
         own = tuple(rule.terms) if "term" in rule.parts else ()
         self.terms: tuple[ScoreTerm, ...] = own + shared  # type: ignore[assignment]
         self.parts = rule.parts | {"term"} if shared else rule.parts

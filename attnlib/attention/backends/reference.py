@@ -35,7 +35,10 @@ def weights(
 def products(q: Tensor, k: Tensor, scale: float) -> Tensor:
     """[B, H, Q, D] and [B, G, K, D] -> scale * q k^T [B, H, Q, K], in at least fp32; key heads are not repeated."""
     dtype = torch.promote_types(q.dtype, torch.float32)
-    return ungroup((group(q, k.shape[1]).to(dtype) * scale) @ k.to(dtype).transpose(-1, -2), q.shape[1])
+    queries, keys = group(q, k.shape[1]).to(dtype) * scale, k.to(dtype)
+    # flat before it is turned: matmul would copy turned keys of several rows, which costs more than the product
+    found = torch.bmm(queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2))
+    return ungroup(found.unflatten(0, k.shape[:2]), q.shape[1])
 
 
 def normalise(scores: Tensor, call: AttentionCall, bound: Bound, rows: slice, keys: Columns) -> Tensor:
@@ -65,10 +68,9 @@ def _within(scores: Tensor, sight: Visibility, rows: slice, keys: slice, edges: 
     """The softmax of scores, in their place, that are masked at the edges only, each row seeing a key."""
     begin = keys.indices(sight.k.tokens)[0]
     for part in edges:
-        seen = sight.dense(rows, part)
-        if seen is not None:
-            edge = scores[..., part.start - begin : part.stop - begin]
-            edge.masked_fill_(~seen, torch.finfo(scores.dtype).min)
+        hidden = sight.addend(rows, part, scores.dtype)
+        if hidden is not None:
+            scores[..., part.start - begin : part.stop - begin].add_(hidden)
     # on a CPU a row is read before it is written, and a second tile would cost as much as the softmax
     return torch.softmax(scores, -1, out=scores) if scores.device.type == "cpu" else scores.softmax(-1)
 
