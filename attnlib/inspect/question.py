@@ -109,7 +109,7 @@ class Question:
 
     def parts(self, logits: Tensor) -> list[Tensor]:
         """For each target the logits that it reads: [B, C, V] at its own columns, or [B, L]."""
-        return [self._of(logits, target) for target in self.targets]
+        return [self.part(logits, target) for target in self.targets]
 
     def each(self) -> Iterator[tuple[slice, Question]]:
         """The targets in groups small enough for one forward of a row a target."""
@@ -144,7 +144,8 @@ class Question:
         at[:, columns] = True
         return at
 
-    def _of(self, logits: Tensor, target: Target) -> Tensor:
+    def part(self, logits: Tensor, target: Target) -> Tensor:
+        """The logits that one of the targets reads."""
         columns = self._columns()
         if columns is None or target.columns is None:
             return logits
@@ -159,7 +160,11 @@ def _by_column(logits: Tensor, at: Tensor | None) -> Tensor:
 
 def own_values(question: Question, inputs: Inputs) -> Tensor:
     """[N] target n of row n."""
-    return question.values(question.logits(inputs)).diagonal()
+    logits, targets = question.logits(inputs), question.targets
+    if all(target is targets[0] for target in targets):
+        return targets[0].value(question.part(logits, targets[0]))
+    rows = logits.split(1)  # each read by its own target alone: by all of them they would grow as the square of the rows
+    return torch.cat([target.value(question.part(row, target)) for target, row in zip(targets, rows, strict=True)])
 
 
 def gradients(question: Question, inputs: Inputs) -> tuple[dict[str, Tensor], Tensor]:

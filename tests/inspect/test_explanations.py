@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,17 @@ import pytest
 import torch
 from configs_for_tests import SPECS, attention, decoder, encoder
 from stacks_for_explanations import question
-from torch import nn
+from torch import Tensor, nn
 
 from attnlib.attention.softmax import MixerSpec
 from attnlib.errors import UsageError
 from attnlib.inspect.explanations import IntegratedGradients, Method, Scores, ask, find_method, why
 from attnlib.inspect.explanations.maxflow import Network
 from attnlib.inspect.explanations.table import table
-from attnlib.inspect.question import Question
+from attnlib.inspect.question import Question, own_values
 from attnlib.inspect.reading import read, read_text
 from attnlib.inspect.subject import drawn
+from attnlib.inspect.targets import TokenTarget
 from attnlib.text.byte_level import ByteTokenizer
 
 BYTES = ByteTokenizer(sentinels=0)
@@ -221,3 +223,23 @@ def test_the_greatest_flow_is_bound_by_its_narrowest_cut() -> None:
     for start, end, room in ((s, a, 3.0), (s, b, 2.0), (a, b, 5.0), (a, t, 2.0), (b, t, 3.0)):
         network.add(start, end, room)
     assert (network.greatest(s, t), network.greatest(a, b), network.greatest(t, s)) == (5.0, 5.0, 0.0)
+
+
+def test_each_row_is_read_by_its_own_target_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By every target, the memory of integrated gradients would grow as the square of its points."""
+    one = asked(next(name for name, spec in SPECS.items() if spec.head.kind == "lm"), "written")
+    plain, rows = TokenTarget.value, list[int]()
+
+    def counting(self: TokenTarget, part: Tensor) -> Tensor:
+        rows.append(len(part))
+        return plain(self, part)
+
+    for targets in (one.targets * 5, one.targets[:1] * 5):
+        several = replace(one, targets=targets)
+        inputs = several.inputs(len(targets))
+        wished = several.values(several.logits(inputs)).diagonal()
+        rows.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(TokenTarget, "value", counting)
+            assert torch.equal(own_values(several, inputs), wished)
+        assert sum(rows) == len(targets)
