@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", metavar="LIST", help="which layers, such as 0,2-4")
     parser.add_argument("--exact", action="append", default=[], metavar="HEAD",
                         help="of a long text: a head whose targets go along exactly, such as decoder.3.self.5; "
-                        "may be repeated")  # fmt: skip
+                        "may be repeated (default: some whose targets tell most)")  # fmt: skip
     parser.add_argument("--rows", metavar="LIST", help="of a long text: queries that go along in full, such as 7,90-99")
     parser.add_argument("--heads", type=count, default=8, metavar="N", help="most heads in the picture (default: 8)")
     parser.add_argument("--title", help="default: the text")

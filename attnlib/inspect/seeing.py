@@ -15,13 +15,13 @@ from attnlib.inspect.exhibit import BYTE_CELLS, Exhibit, Map
 from attnlib.inspect.explanations import Method, ask, why
 from attnlib.inspect.figures import ASKED, figures_of_map, figures_of_summary
 from attnlib.inspect.heads import head_report
-from attnlib.inspect.maps import AttentionMap
+from attnlib.inspect.maps import AttentionMap, place_of
 from attnlib.inspect.page import Page
 from attnlib.inspect.reading import Reading, Side, go_on, read_text
 from attnlib.inspect.recording import Recording, record
 from attnlib.inspect.steps import Steps, steps_of
 from attnlib.inspect.summaries import Summaries, Summary, windows_within
-from attnlib.inspect.tiled import SIDE, step_of, tile_spans, tiled_map
+from attnlib.inspect.tiled import SIDE, step_of, telling, tile_spans, tiled_map
 from attnlib.models.heads import LMHead
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 STEPS = 512  # of a text that was given, the chances of so many tokens at most
 TILE_CELLS = 5 << 19  # cells of all tiles together: about a megabyte
 TARGETS = 16  # of each query of the heads asked for
+TOLD = 1 << 17  # targets that go along of heads that nobody asked for: half a megabyte
 
 
 def see(
@@ -53,7 +54,8 @@ def see(
     write:   with how many tokens at most the model goes on; None = an encoder-decoder with 64, a decoder with none.
     written: what goes on after the text instead.
     layers:  which attentions, by number or path pattern; None = all.
-    exact:   of a long text, the heads whose 16 largest targets of every query go along, such as "decoder.3.self.5".
+    exact:   of a long text, the heads whose 16 largest targets of every query go along, such as "decoder.3.self.5"; by
+             default some whose targets tell most of what they do, one of each kind of attention at least.
     rows:    of a long text, the queries whose weights go along in full: of the `exact` heads, or of all.
     methods: explanations that go along, of the answer that `about` names as `attnlib.inspect.targets` says.
 
@@ -180,16 +182,18 @@ def _tiled(
     some = list(rows) or None
     with record(model, layers=layers, weights=some is not None, rows=some, summaries=summed) as seen:
         _forward(model, reading, head=False)
+    here = [one for one in chosen if one.path in seen.summaries]
+    summaries = {one.path: seen.summary(one.path) for one in here}
+    kinds = len({place_of(path)[0] for path in summaries})
+    longest = max(map(len, reading.sides))
+    told = exact or telling([*summaries.values()], max(kinds, TOLD // (TARGETS * longest)))
     maps: list[Map] = []
-    figures = {}
-    for one in chosen:
-        if one.path not in seen.summaries:
-            continue
-        summary, (q, k) = seen.summary(one.path), sides_of(reading, one)
-        figures[one.path] = figures_of_summary(summary)
+    for one in here:
+        q, k = sides_of(reading, one)
         full = _rows(seen, one.path) if rows and (one.path in exact or not exact) else {}
-        steps = (step[q.name], step[k.name])
-        maps.append(tiled_map(summary, q.tokens, k.tokens, steps, exact=exact.get(one.path, ()), rows=full))
+        steps, heads = (step[q.name], step[k.name]), told.get(one.path, ())
+        maps.append(tiled_map(summaries[one.path], q.tokens, k.tokens, steps, exact=heads, rows=full))
+    figures = {path: figures_of_summary(summary) for path, summary in summaries.items()}
     return maps, figures
 
 

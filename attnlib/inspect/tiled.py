@@ -112,6 +112,26 @@ def tile_spans(tokens: int, step: int) -> list[int]:
     return [at // step for at in range(tokens)]
 
 
+def telling(summaries: Sequence[Summary], most: int) -> dict[str, tuple[int, ...]]:
+    """At most so many heads, by the path of their attention, whose largest targets tell most of what they do.
+
+    That is the share of their weight which those hold without the first token; first the best of each kind of attention.
+    """
+    shares = []
+    for one in summaries:
+        told = (one.top_weights * (one.top_keys > 0)).sum((1, 2)) / one.given.sum(1).clamp(min=1e-30)
+        shares += [(float(share), one.path, head) for share, head in zip(told, one.heads)]
+    shares.sort(key=lambda each: -each[0])
+    kinds: dict[str, int] = {}
+    for at, (_, path, _) in enumerate(shares):
+        kinds.setdefault(place_of(path)[0], at)
+    order = [*kinds.values(), *(at for at in range(len(shares)) if at not in kinds.values())]
+    found: dict[str, tuple[int, ...]] = {}
+    for _, path, head in (shares[at] for at in order[:most]):
+        found[path] = (*found.get(path, ()), head)
+    return found
+
+
 def tiled_map(
     summary: Summary,
     query_tokens: Sequence[str],

@@ -347,6 +347,18 @@ def test_a_long_text_tells_exact_targets_of_each_token(page: Browser) -> None:
     assert "means of tiles" in page.text("used-where")
 
 
+def test_the_text_of_a_long_page_opens_on_a_head_that_brought_exact_targets(page: Browser) -> None:
+    page.show(Page((long_exhibit(1024, 64),), "long"))
+    page.press("2")
+    page.until("return document.documentElement.dataset.view === 'text'")
+    page.until("return document.getElementById('used-where').textContent")
+    assert "layer 0, head 1; the 16 largest targets, exact" in page.text("used-where")
+    options = page.texts("#lens-head option")
+    assert [text for text in options if "exact" in text] == ["1 · exact targets", "2 · exact targets"]
+    page.pick("lens-head", "")
+    assert "mean of heads; means of tiles" in page.text("used-where")
+
+
 def test_a_notebook_frame_runs_the_page_and_cannot_reach_out(page: Browser) -> None:
     frame = Page((one_text(),), "framed")._repr_html_()
     path = page.folder / "notebook.html"

@@ -15,7 +15,7 @@ from attnlib.errors import LayoutError, UsageError
 from attnlib.inspect import exhibit, record, seeing
 from attnlib.inspect.exhibit import Exhibit, exhibit_data, words
 from attnlib.inspect.figures import figures_of_map
-from attnlib.inspect.maps import AttentionMap
+from attnlib.inspect.maps import AttentionMap, place_of
 from attnlib.inspect.page import Page
 from attnlib.inspect.reading import read_text
 from attnlib.inspect.seeing import see
@@ -241,13 +241,32 @@ def test_texts_that_are_empty_or_too_long_are_refused() -> None:
         see(model, "a fox that ran", tokenizer=TOKENIZER)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_text_brings_the_targets_of_heads_that_they_tell_most_of(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, text = toy(kind), TEXT * 4
+    monkeypatch.setattr(seeing, "BYTE_CELLS", 100)
+    monkeypatch.setattr(seeing, "TOLD", 0)  # the best of each kind of attention, no more
+    page = see(model, text, tokenizer=TOKENIZER, written=text[::-1] if kind == "encoder_decoder" else None)
+    wished = seen_dense(model, page)
+    best: dict[str, tuple[float, str, int]] = {}
+    for name, w in wished.items():
+        largest = np.argsort(-w, axis=-1, kind="stable")[..., :16]
+        told = np.take_along_axis(w, largest, -1) * (largest > 0)
+        for head, share in enumerate(told.sum((1, 2)) / w.sum((1, 2))):
+            best[place_of(name)[0]] = max(best.get(place_of(name)[0], (0.0, "", 0)), (float(share), name, head))
+    maps = page.exhibits[0].maps
+    tops = {(one.name, place) for one in maps if isinstance(one, TiledMap) for place in one.tops}
+    assert tops == {(name, head) for _, name, head in best.values()}
+
+
 @pytest.mark.slow
 def test_eight_thousand_tokens_with_targets_and_rows_stay_under_2_mb() -> None:
     made = np.random.default_rng(3)
     text = " ".join("".join(made.choice([*"etaoinshr"], made.integers(2, 9))) for _ in range(1700))[:8192]
     tree = TREES["decoder"] | {"vocab_size": TOKENIZER.vocab_size, "embedding": {"position": "sinusoidal"}}
     tree["stack"] = tree["stack"] | {"num_layers": 1}
-    page = see(drawn(tree).float(), text, tokenizer=TOKENIZER, exact=["decoder.0.self.1"], rows=[8191])
-    (one,) = page.exhibits[0].maps
-    assert isinstance(one, TiledMap) and one.tiles.shape == (3, 256, 256) and len(page.exhibits[0].sides[0]) == 8192
-    assert len(page.html) < 2_000_000
+    for asked in (["decoder.0.self.1"], []):
+        page = see(drawn(tree).float(), text, tokenizer=TOKENIZER, exact=asked, rows=[8191])
+        (one,) = page.exhibits[0].maps
+        assert isinstance(one, TiledMap) and one.tiles.shape == (3, 256, 256) and len(page.exhibits[0].sides[0]) == 8192
+        assert len(one.tops) == 1 and len(page.html) < 2_000_000

@@ -16,8 +16,17 @@ function lensName(group = lens.group) {
   return `${page.groups[group].label}, ${layer || "all layers"}, ${head || "mean of heads"}`;
 }
 
+// Of a long text, whose means are of tiles: the first head of a group that brought its exact targets along.
+function toldHead(group) {
+  for (const [layer, index] of page.groups[group].maps.entries()) {
+    const [head] = Object.keys(page.maps[index].tops ?? {});
+    if (head !== undefined) return { layer, head: +head };
+  }
+  return {};
+}
+
 function buildLens() {
-  Object.assign(lens, { group: 0, layer: null, head: null });
+  Object.assign(lens, { group: 0, layer: null, head: null, ...toldHead(0) });
   $("lens-group").replaceChildren(...page.groups.map((group, g) => make("option", { value: g, textContent: group.label })));
   fillLens();
 }
@@ -25,7 +34,10 @@ function buildLens() {
 // The layers and heads that there are; `fits` says which groups the view at hand can show.
 function fillLens(fits = () => true, colours = false) {
   const allowed = page.groups.map((_, g) => fits(g));
-  if (!allowed[lens.group]) Object.assign(lens, { group: Math.max(allowed.indexOf(true), 0), layer: null, head: null });
+  if (!allowed[lens.group]) {
+    const group = Math.max(allowed.indexOf(true), 0);
+    Object.assign(lens, { group, layer: null, head: null, ...toldHead(group) });
+  }
   const maps = page.groups[lens.group].maps.map(index => page.maps[index]);
   lens.layer = lens.layer === null ? null : Math.min(lens.layer, maps.length - 1);
   const heads = lens.layer === null ? Math.min(...maps.map(map => map.shape[0])) : maps[lens.layer].shape[0];
@@ -35,7 +47,10 @@ function fillLens(fits = () => true, colours = false) {
   const option = (value, textContent) => make("option", { value, textContent });
   $("lens-layer").replaceChildren(option("", "all, mean"), ...maps.map((map, i) => option(i, map.layer ?? map.name)));
   $("lens-head").replaceChildren(option("", "all, mean"), ...(colours && lens.layer !== null ? [option("each", "each, in colours")] : []),
-    ...Array.from({ length: heads }, (_, h) => option(h, maps[lens.layer ?? 0].numbers[h])));
+    ...Array.from({ length: heads }, (_, h) => {
+      const map = maps[lens.layer ?? 0];
+      return option(h, `${map.numbers[h]}${lens.layer !== null && map.tops?.[h] ? " · exact targets" : ""}`);
+    }));
   $("lens-group").value = lens.group;
   $("lens-layer").value = lens.layer ?? "";
   $("lens-head").value = lens.head ?? "";

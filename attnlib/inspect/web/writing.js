@@ -46,7 +46,7 @@ function step(at, speak) {
   barList($("step-options"), [...options, ...(met ? [] : [[tokens[at], chance]])].map(([text, value]) => ({ text, value, exact: false, chosen: text === tokens[at] })));
   const most = source ?? own;
   if (most) barList($("step-used"), wordBars(most[0], most[2].sums, 5, most[1].digits));
-  $("step-note").textContent = `Read off token ${at - 1}, ${short(tokens[at - 1])}; ${lensName(source ? crossGroup() : selfGroup())}`;
+  $("step-note").textContent = `Read off token ${at - 1}, ${short(tokens[at - 1])}; ${lensName(source ? crossGroup() : selfGroup())}${most ? `; ${kindText[most[1].kind]}${most[1].rest > 0 ? `, all others ${number(most[1].rest)}` : ""}` : ""}`;
   if (speak) say(`Token ${at}, ${tokens[at]}, chance ${number(chance, false)}`);
 }
 
