@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _refused(f"{args.command}: not enough memory, wish a smaller model, batch or text", 2)
         if _overflow(error):
             return _refused(f"{args.command}: a number is too large to count with, wish smaller sizes and numbers", 2)
+        if "embedded null byte" in str(error):  # what Python says of a file's name
+            return _refused(f"{args.command}: a name holds a NUL character, wish one that a file can have", 2)
         return _bug(args.command, error)
 
 

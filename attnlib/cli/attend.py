@@ -160,6 +160,8 @@ def numbers(text: str, option: str = "--layers", what: str = "layer") -> set[int
         first, dash, last = part.partition("-")
         if not _number(first) or (dash and not _number(last)):
             raise UsageError(option, f"{part!r} is no {what}", "wish numbers and ranges such as 0,2-4")
+        if dash and int(last) < int(first):
+            raise UsageError(option, f"{part!r} ends before it begins", "wish the smaller number first")
         found |= set(range(int(first), int(last if dash else first) + 1))
     return found
 

@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     target = _target(args, loaded.model)
     clean, corrupt = (put(args, loaded, text, target) for text in (args.clean, args.corrupt))
     alike(clean.reading, corrupt.reading)
+    if all(a.ids == b.ids for a, b in zip(clean.reading.sides, corrupt.reading.sides, strict=True)):
+        raise UsageError("--corrupt", "has the tokens of the clean text", "wish one that differs in some")
     places = [one.columns for one in (clean.targets[0], corrupt.targets[0])]
     if places[0] != places[1]:
         raise UsageError(f"target {target}", "stands in another column of the corrupt text", "wish a token's number")

@@ -12,6 +12,7 @@ A PLACE is a token's number from 0, or a word of the text. `#42` is the token wi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -165,17 +166,16 @@ def find_targets(
     first = 1 if reading.source is not None and not written else len(reading.text)
     reading = checked(model, go_on(reading, tokenizer, written))
     able = kinds_for(model)
-    text = text or (able[0] if able else "")
-    kind, rest = text, ""
-    for mark in (":", "="):
-        if mark in kind:
-            kind, _, rest = text.partition(mark)
-            rest = mark + rest
-    place, _, answers = rest.removeprefix(":").partition("=")
-    answer, _, against = answers.partition("/")
+    text = (able[0] if able else "") if text is None else text
+    kind = re.split("[:=]", text, maxsplit=1)[0]
+    named, equals, answers = text.removeprefix(kind).partition("=")
+    place = named.removeprefix(":")
+    answer, slash, against = answers.partition("/")
     asked = Asked(text, place, answer, against, model, reading, tokenizer, new_tokens, first)
-    if kind not in KINDS and text:
+    if kind not in KINDS and (text or able):
         raise asked.refuse("is unknown", f"wish one of {', '.join(KINDS)}", nearest(kind, KINDS))
+    if (named and not place) or (equals and not answer) or (slash and not against):
+        raise asked.refuse("has a sign with nothing after it", f"wish {kind} alone, or a name after the sign")
     if kind not in able:
         head = getattr(getattr(model.spec, "head", None), "kind", None) or type(model.head).__name__
         stack = model.spec.kind if model.spec is not None else type(model).__name__

@@ -95,6 +95,8 @@ def write_folder(target: str | Path, files: Mapping[str, Content]) -> None:
     is given. An existing target is replaced if it is a checkpoint (has a manifest); files in it that no manifest lists
     are kept. One writer a target.
     """
+    if not str(target):
+        raise CheckpointError("folder", "has an empty name", "wish the name of a folder to write")
     target = Path(os.path.realpath(target))
     if target.exists() and not (target.is_dir() and (has_file(target, MANIFEST) or not any(target.iterdir()))):
         fact = "holds something else than a checkpoint" if target.is_dir() else "is a file"

@@ -112,10 +112,20 @@ def test_layers_that_cannot_be_are_refused_before_they_fill_the_memory(
     assert "is no layer" in refused(capsys, "attend", runs["gpt"], "ab", "--html", "x.html", f"--layers={layers}")
 
 
-@pytest.mark.parametrize("layers", ["0,7", "1-7", "7", "1-0"])
+@pytest.mark.parametrize("layers", ["0,7", "1-7", "7"])
 def test_a_layer_out_of_range_is_refused_beside_others_that_are_there(
     layers: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "x.html"
     assert "not all among" in refused(capsys, "attend", runs["gpt"], "ab", "--html", page, "--layers", layers)
     assert not page.exists()
+
+
+def test_names_that_no_file_has_and_ranges_that_run_back_are_refused(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = ["attend", runs["gpt"], "a sea", "--html"]
+    assert "NUL" in refused(capsys, *page, "a\0b")
+    assert "--rows: '5-2' ends before it begins" in refused(capsys, *page, "x.html", "--rows", "5-2")
+    pruned = ["prune", runs["gpt"], "--heads", "decoder.0.self.0", "--out"]
+    assert "NUL" in refused(capsys, *pruned, "a\0b") and "empty name" in refused(capsys, *pruned, "")

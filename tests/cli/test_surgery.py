@@ -85,6 +85,7 @@ def test_a_patch_that_cannot_be_is_one_line(runs: dict[str, Path], capsys: Captu
                                             "--target", "mask:0")  # fmt: skip
     assert "patching moves one" in refused(capsys, "patch", t5, *both, "--target", "written", "--written", "se")
     assert "only one text" in refused(capsys, "patch", gpt, "--clean", "-", "--corrupt", "-")
+    assert "has the tokens of the clean" in refused(capsys, "patch", gpt, "--clean", "a sea", "--corrupt", "a sea")
     nowhere = tmp_path / "no" / "p.csv"
     assert "cannot be written" in refused(capsys, "patch", gpt, *both, "--csv", nowhere) and not nowhere.exists()
     moved = ("--clean", "the sea", "--corrupt", "sea the", "--target", "mask:sea")

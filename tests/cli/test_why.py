@@ -42,6 +42,12 @@ def test_a_masked_word_begins_with_its_first_letter(runs: dict[str, Path], capsy
         assert explained(capsys, runs["bert"], "a sea", "--target", f"mask:{place}=s")[0]["targets"][0]["column"] == 2
 
 
+def test_a_sign_can_be_an_answer(runs: dict[str, Path], capsys: Capture) -> None:
+    for sign in ":=":
+        asked = ("why", runs["gpt"], "a", "--target", f"next={sign}", "--method", "saliency")
+        assert f"next {sign}: logit" in told(capsys, *asked)
+
+
 def test_all_and_an_unknown_method_name_the_unknown_one(capsys: Capture) -> None:
     line = refused(capsys, "why", "nowhere", "a", "--method", "all", "--method", "rolout")
     assert "method rolout" in line and "did you mean 'rollout'" in line
@@ -52,6 +58,9 @@ def test_what_cannot_be_explained_is_one_line(runs: dict[str, Path], capsys: Cap
     assert "did you mean 'rollout'" in refused(capsys, "why", gpt, "a", "--method", "rolout")
     assert "can be asked for next, written" in refused(capsys, "why", gpt, "a", "--target", "class")
     assert "text: is empty" in refused(capsys, "why", gpt, "")
+    for target in ("next=", "next:", "next=a/", "mask:=a", ""):
+        assert refused(capsys, "why", gpt, "a", "--target", target).startswith(f"target {target}".rstrip() + ": ")
+    assert "'a:b' is 3 tokens" in refused(capsys, "why", gpt, "a", "--target", "next=a:b")
     assert "positions end at 40" in refused(capsys, "why", bert, "a" * 41, "--target", "mask:0")
     assert "an encoder writes nothing" in refused(capsys, "why", bert, "a", "--target", "mask:0", "--written", "b")
     assert "is no folder" in refused(capsys, "why", "nowhere", "a")
