@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,6 +50,27 @@ class Forgotten(ScoreTerm):
         return -(cut(queries, q) - theirs.transpose(-1, -2)).abs()
 
 
+class ForgetGate(nn.Module):
+    """log f [B, T, H], f = sigmoid(W x + b), of x [B, T, M].
+
+    b begins at log n, n from 32 to 1024 over the heads, so that a token's weight falls by a factor e in about n tokens. From
+    0, as zero biases have it, every token would halve all before it, and what is far is out of reach of learning.
+    """
+
+    def __init__(self, d_model: int, num_heads: int) -> None:
+        super().__init__()
+        self.gate = Linear(d_model, num_heads, bias=False)
+        self.bias = nn.Parameter(torch.empty(num_heads))
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        self.bias.copy_(torch.linspace(math.log(32.0), math.log(1024.0), self.bias.shape[0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.logsigmoid(exact(self.gate(x)) + exact(self.bias))
+
+
 class ForgettingAttention(GatedAttention):
     """softmax(q k^T * scale + D) v, D[i, j] = sum of log f_l over j < l <= i, f = sigmoid(F x + b) of each head.
 
@@ -57,7 +80,7 @@ class ForgettingAttention(GatedAttention):
 
     def __init__(self, *, d_model: int, **given: Any) -> None:
         super().__init__(d_model=d_model, **given)
-        self.forget = Linear(d_model, self.num_heads)
+        self.forget = ForgetGate(d_model, self.num_heads)
 
     def _columns(
         self, x: Tensor, layout: Layout, turn: Turn | None, cache: KeyValueCache | None
@@ -77,7 +100,7 @@ class ForgettingAttention(GatedAttention):
     def sums(self, x: Tensor, layout: Layout, held: Tensor | None = None) -> Tensor:
         """c [B, H, T, 1]: log f summed over the tokens of each text, the first going on from `held` [B, H, 1, 1]."""
         texts = Texts.of(layout)
-        kept = texts.keep(F.logsigmoid(exact(self.forget(x)))).transpose(1, 2)  # [B, H, T]
+        kept = texts.keep(self.forget(x)).transpose(1, 2)  # [B, H, T]
         if texts.runs is None:
             total = kept.cumsum(2)
             return (total if held is None else total + held[..., 0])[..., None]

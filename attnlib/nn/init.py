@@ -88,7 +88,9 @@ def _is_table(name: str) -> bool:
 
 
 def _writes(name: str) -> bool:
-    return _role(name) in ("out", "down")
+    """attention.out and mlp.down; attention may have a `down` of its own inside, and zeros before zeros never learn."""
+    role = _role(name)
+    return role == "out" or (role == "down" and "mlp" in name.split("."))
 
 
 @torch.no_grad()

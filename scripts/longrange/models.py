@@ -39,7 +39,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "lstm": {"kind": "lstm"},
     "min_gru": {"kind": "min_gru"},
     "window + gru": {"kind": "beside", "mixers": []},
+    "segments of 16, 4 memory tokens": TURNED,
 }
+MEMORY = {"segments of 16, 4 memory tokens": {"tokens": 4, "segment": 16}}  # of the stack
 BOTH_WAYS = ("linformer", "nystrom")  # a decoder that reads a source has softmax attention beside them
 CROSSING = ("differential", "latent", "linear", "linformer", "performer")  # others leave the source to softmax attention
 
@@ -50,6 +52,7 @@ def build(name: str, task: Task, width: int) -> nn.Module:
     Raises SpecError, which says why, for a kind that the task's stack cannot hold.
     """
     room = max(task.room(n) for n in task.lengths)
+    memory = {"memory": MEMORY[name]} if name in MEMORY else {}
     # embeddings of size 1: from 0.02 softmax attention did not learn recall of 16 pairs in 600 steps
     tree: dict[str, Any] = {"kind": task.stack, "d_model": width, "vocab_size": task.vocab,
                             "embedding": {"position": {"kind": "learned", "max_length": room}},
@@ -57,9 +60,9 @@ def build(name: str, task: Task, width: int) -> nn.Module:
     if task.stack == "encoder_decoder":
         own = "softmax" if KINDS[name].get("kind") in BOTH_WAYS else name
         decoder = _stack(mixer(own, room, causal=True), width, cross=_crossing(name, room))
-        tree |= {"encoder": _stack(mixer(name, room, causal=False), width), "decoder": decoder}
+        tree |= {"encoder": _stack(mixer(name, room, causal=False), width) | memory, "decoder": decoder | memory}
     else:
-        tree["stack"] = _stack(mixer(name, room, causal=task.stack == "decoder"), width)
+        tree["stack"] = _stack(mixer(name, room, causal=task.stack == "decoder"), width) | memory
     tree["head"] = {"kind": "tag", "num_labels": task.vocab} if task.stack == "encoder" else {"kind": "lm", "tied": False}
     model: Any = attnlib.build(tree)
     with torch.no_grad():  # of a tenth of the tokens' size: as large as they, they hid them, and recall was not learned

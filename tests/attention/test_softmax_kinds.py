@@ -11,8 +11,9 @@ from mixer_gradients import gradients_hold
 from test_scores import WIDTH, text
 from torch import Tensor
 
-from attnlib.attention.forgetting import Forgotten
+from attnlib.attention.forgetting import ForgettingSpec, Forgotten
 from attnlib.attention.latent import Latent
+from attnlib.attention.masks import Causal
 from attnlib.attention.softmax import MixerSpec
 from attnlib.errors import SpecError
 from attnlib.inspect.describe import describe
@@ -74,7 +75,7 @@ def differential(m: Any, x: Tensor, t: int) -> Tensor:
 def forgetting(m: Any, x: Tensor, t: int) -> Tensor:
     heads = []
     for h in range(HEADS):
-        gates = [1 / (1 + math.e ** -(m.forget.weight[h] @ x[i] + m.forget.bias[h])) for i in range(len(x))]
+        gates = [1 / (1 + math.e ** -(m.forget.gate.weight[h] @ x[i] + m.forget.bias[h])) for i in range(len(x))]
         weights = maps(m, x, t, h, lambda j, gates=gates: sum(gate.log() for gate in gates[j + 1 : t + 1]))
         heads.append(sum(w * part(m.v.weight, h // 2, D, x[j]) for j, w in enumerate(weights)))
     return m.out.weight @ torch.cat(heads)
@@ -105,6 +106,13 @@ def test_gradients_are_those_of_differences(name: str) -> None:
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_forgetting_begins_by_remembering() -> None:
+    m = ForgettingSpec(num_heads=3, mask=Causal()).build(d_model=6, layer=0)
+    kept = m.forget(torch.zeros(1, 1, 6)).flatten()
+    torch.testing.assert_close(-1 / kept, torch.tensor([32.5, 181.5, 1024.5]), rtol=0, atol=0.1)  # tokens until 1 / e
+
+
 def test_forgetting_of_long_texts_keeps_its_digits_and_its_texts_apart() -> None:
     m = module(kind="forgetting", mask="causal")
     x = text(1, 700)

@@ -91,6 +91,23 @@ def test_projections_to_the_stream_may_begin_at_zero() -> None:
             assert parameter.any()
 
 
+@pytest.mark.parametrize("attention", [{"kind": "softmax"}, {"kind": "latent"}, {"kind": "latent", "d_query_latent": 8}])
+@pytest.mark.parametrize("mlp", [{"kind": "dense"}, {"kind": "mixture", "num_experts": 2, "top_k": 2}])
+def test_what_begins_at_zero_does_not_stay_there(attention: dict[str, Any], mlp: dict[str, Any]) -> None:
+    block = {"attention": attention | {"num_heads": HEADS}, "mlp": mlp | {"d_ff": FF}}
+    stack = {"num_layers": 1, "block": block}
+    init = {"kind": "fan_in", "zero_out": True}
+    model = read(ModelSpec, {"kind": "encoder", "d_model": M, "vocab_size": VOCAB, "init": init, "stack": stack}).build()
+    ids, wished = torch.arange(6)[None], torch.randn(1, 6, M)
+    for _ in range(2):  # the first step moves what is zero, the second is met by all that stands before it
+        model.zero_grad()
+        (model(ids).last * wished).sum().backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.sub_(0.01 * parameter.grad)
+    assert [name for name, p in model.named_parameters() if p.dim() > 1 and not p.grad.any()] == []
+
+
 def test_fan_in_keeps_the_variance_through_a_projection() -> None:
     found = params({"kind": "fan_in"})
     x = torch.randn(2000, M)
