@@ -16,6 +16,7 @@ from attnlib.attention.exact import exact
 from attnlib.attention.gated import GatedAttention, Gates
 from attnlib.attention.linear.mixer import refuse_cross
 from attnlib.attention.linear.texts import Texts
+from attnlib.attention.masks import terms
 from attnlib.attention.rotary import Turn
 from attnlib.attention.scope import Scope
 from attnlib.attention.softmax import Role, SoftmaxAttention, SoftmaxAttentionSpec
@@ -24,15 +25,19 @@ from attnlib.nn.linear import Linear
 
 
 class Forgotten(ScoreTerm):
-    """-|c_i - c_j|, of sums c that were handed over: [B, H, Q, 1] of the queries and [B, H, K, 1] of the keys."""
+    """-|c_i - c_j|, of sums c that were handed over: [B, H, Q, 1] of the queries and [B, H, K, 1] of the keys.
+
+    causal: no query sees a later key. Where tokens stand one after the other it is then c_i - c_j, as sums only fall.
+    """
 
     bounded = True
     static = False
     relative = False
 
-    def __init__(self, queries: Tensor, keys: Tensor) -> None:
+    def __init__(self, queries: Tensor, keys: Tensor, *, causal: bool = False) -> None:
         super().__init__()
         self.given = (queries, keys)  # a tuple: nobody's buffers
+        self.causal, self.falls = causal, False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """To another dtype or device, with what was handed over."""
@@ -42,12 +47,17 @@ class Forgotten(ScoreTerm):
     def tensors(self, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
         return self.given
 
+    def within(self, layouts: tuple[Layout, Layout], q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+        self.falls = self.causal and all(layout.is_dense for layout in layouts)
+        return self.given
+
     def score(self, tensors: tuple[Tensor, ...], q: Coordinates, k: Coordinates) -> Tensor:
         queries, keys = tensors
         if q.head.dim() == 0:  # in a compiled kernel
             return -(queries[q.row, q.head, q.column, 0] - keys[q.row, q.head, k.column, 0]).abs()
         theirs = cut(keys, k._replace(row=q.row, head=q.head))
-        return -(cut(queries, q) - theirs.transpose(-1, -2)).abs()
+        apart = cut(queries, q) - theirs.transpose(-1, -2)
+        return apart if self.falls else -apart.abs()
 
 
 class ForgetGate(nn.Module):
@@ -75,7 +85,7 @@ class ForgettingAttention(GatedAttention):
     """softmax(q k^T * scale + D) v, D[i, j] = sum of log f_l over j < l <= i, f = sigmoid(F x + b) of each head.
 
     Lin et al. 2025, arXiv:2503.02130. D is c_i - c_j, c the running sum of log f in each text; where a query sees later
-    keys, -|c_i - c_j|. Sums are kept in float32, and go on from what a cache holds.
+    keys, -|c_i - c_j|. Sums are kept in float32, and go on from what a cache holds; long texts never hold D whole.
     """
 
     def __init__(self, *, d_model: int, **given: Any) -> None:
@@ -95,7 +105,7 @@ class ForgettingAttention(GatedAttention):
         return seen, cache.layout
 
     def _terms(self, scope: Scope, entry: dict[str, Tensor]) -> tuple[ScoreTerm, ...]:
-        return (*scope.terms, Forgotten(entry["own"], entry["forgotten"]))
+        return (*scope.terms, Forgotten(entry["own"], entry["forgotten"], causal=terms(self.mask).after == 0))
 
     def sums(self, x: Tensor, layout: Layout, held: Tensor | None = None) -> Tensor:
         """c [B, H, T, 1]: log f summed over the tokens of each text, the first going on from `held` [B, H, 1, 1]."""

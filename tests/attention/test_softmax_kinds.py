@@ -10,6 +10,8 @@ import torch
 from mixer_gradients import gradients_hold
 from test_scores import WIDTH, text
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from attnlib.attention.forgetting import ForgettingSpec, Forgotten
 from attnlib.attention.latent import Latent
@@ -122,6 +124,50 @@ def test_forgetting_of_long_texts_keeps_its_digits_and_its_texts_apart() -> None
         torch.testing.assert_close(sums[:, part_of], alone)
     single = m.float()(x.float(), Layout.packed([[300, 400]]))
     torch.testing.assert_close(single.double(), m.double()(x, Layout.packed([[300, 400]])), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("mask", ["causal", "everything"])
+def test_forgetting_by_rows_of_blocks_has_the_gradients_of_differences(mask: str) -> None:
+    m = module(kind="forgetting", mask=mask)
+    m.backend = "chunked"
+    assert gradients_hold(m, text(1), Layout.packed([[2, 3]])) and gradients_hold(m, text(1), Layout.dense(1, 5))
+
+
+@pytest.mark.parametrize("layout", [Layout.dense(1, 1100), Layout.packed([[500, 580]], 1100)], ids=["dense", "packed"])
+def test_forgetting_of_long_texts_is_the_definition_in_value_and_gradient(layout: Layout) -> None:
+    m = module(kind="forgetting", mask="causal").float()
+    x = text(1, 1100).float().requires_grad_()
+    leaves, found = [x, *m.parameters()], []
+    for backend in ("auto", "reference"):
+        m.backend = backend
+        y = m(x, layout)
+        found.append([y.detach(), *torch.autograd.grad(y.square().sum(), leaves)])
+    for ours, theirs in zip(*found):
+        assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
+
+
+class Largest(TorchDispatchMode):
+    """The numbers of the largest tensor that anything gives."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        for t in tree_leaves(given):
+            self.numbers = max(self.numbers, t.untyped_storage().nbytes() // 4 if isinstance(t, Tensor) else 0)
+        return given
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_forgetting_holds_no_tensor_of_all_pairs(grad: bool) -> None:
+    """At 8,192 tokens nothing is a hundredth as large as the pairs, forward and backward."""
+    m, n = module(kind="forgetting", mask="causal").float(), 8192
+    x = text(1, n).float().requires_grad_(grad)
+    with Largest() as seen, torch.set_grad_enabled(grad):
+        y = m(x)
+        if grad:
+            y.sum().backward()
+    assert n * WIDTH <= seen.numbers <= HEADS * n * n / 100
 
 
 def routed(m: Any, x: Tensor, y: Tensor, t: int, *, cross: bool, count: int, size: int) -> Tensor:

@@ -23,8 +23,10 @@ class SDPA(Backend):
         return None
 
     def suits(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> bool:
-        from_bias = bool(call.terms) and torch.is_grad_enabled() and q.shape[2] * k.shape[2] >= 1 << 20
-        return not from_bias
+        if not call.terms or q.shape[2] * k.shape[2] < 1 << 20:
+            return True
+        # a bias as large as all pairs: worth its memory only where layers share it and no gradient needs it
+        return all(term.static for term in call.terms) and not torch.is_grad_enabled()
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
         sight = call.visibility
