@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import log2
 from statistics import median
 from typing import Any
 
@@ -31,27 +32,43 @@ PARALLEL: dict[str, dict[str, Any]] = {
 }
 RECURRENT: dict[str, dict[str, Any]] = {kind: {"kind": kind, "mask": "causal"} for kind in ("gru", "lstm", "min_gru")}
 AT = 4096  # tokens from which the training forms must be faster than softmax attention
+BY_TOKEN = ("gru", "lstm")  # token after token at any length: few and short runs tell as much
 
 
 def linear(options: Options) -> Iterator[Row]:
     """Whole mixers with their projections: forward and backward by length, a decode step after a short and a long text."""
     lengths = (256, 512, 1024) if options.quick else (1024, 2048, 4096, 8192, 16384)
     softmax = mixer(HEADS)
-    base = {n: _seconds(_training(softmax, n), options) for n in lengths if n <= AT}
+    base = {n: _seconds(_training(softmax, n), options) for n in lengths[:4]}
     for name, tree in (PARALLEL | RECURRENT).items():
-        built = mixer(tree)
-        taken = {n: _seconds(_training(built, n), options) for n in lengths}
+        built, by_token = mixer(tree), name in BY_TOKEN
+        taken = {n: _seconds(_training(built, n), options) for n in (lengths[:3] if by_token else lengths)}
         told = ", ".join(f"{n}: {seconds * 1e3:.0f}" for n, seconds in taken.items())
-        last, at = lengths[-1], min(AT, lengths[-1])
+        last, at = max(taken), min(AT, lengths[-1])
         yield Row(name=f"{name} growth", ours=taken[last] * 1e3, baseline=taken[last // 2] * 1e3, unit="ms", limit=1.2,
                   judged="exponent", value=slope(taken), note=f"forward and backward, ms by tokens {told}")  # fmt: skip
-        crossing = next((n for n in base if taken[n] < base[n]), None)
-        ours, theirs = interleaved(partial(_training, built, at), partial(_training, softmax, at), repeats=options.repeats,
+        repeats = min(3, options.repeats) if by_token else options.repeats
+        ours, theirs = interleaved(partial(_training, built, at), partial(_training, softmax, at), repeats=repeats,
                                    clock=options.clock)  # fmt: skip
-        since = crossing or f"beyond {at}"
         yield compared(f"{name} beside softmax", ours, theirs, limit=1.0 if name in PARALLEL and at == AT else None,
-                       note=f"{at} tokens, H=8, D=64, forward and backward; faster from {since}")  # fmt: skip
+                       note=f"{at} tokens, H=8, D=64, forward and backward, {repeats} repeats; faster from "
+                       f"{crossing(taken, base)}")  # fmt: skip
         yield _decode(name, built, options)
+
+
+def crossing(taken: dict[int, float], base: dict[int, float]) -> str:
+    """The least measured length at which `taken` is below `base`, else where they would soon meet."""
+    found = next((n for n in base if n in taken and taken[n] < base[n]), None)
+    if found is not None:
+        return f"{found:,}"
+    last = max(n for n in taken if n in base)
+    ours, theirs = (log2(times[last] / times[last // 2]) for times in (taken, base))
+    if max(base) > last:
+        theirs = log2(base[max(base)] / base[max(base) // 2])
+    doublings = log2(taken[last] / base[last]) / (theirs - ours) if theirs > ours else float("inf")
+    if doublings > 4:
+        return f"beyond {last:,}"
+    return f"about {last * 2**doublings:,.0f}, by the powers of their last doublings"
 
 
 def mixer(tree: dict[str, Any]) -> nn.Module:
