@@ -95,7 +95,10 @@ def _writes(name: str) -> bool:
 
 @torch.no_grad()
 def initialise(model: nn.Module, init: Init, num_layers: int) -> None:
-    """Fill every parameter of `model` in place: matrices by `init`, norms with their identity, vectors with zero."""
+    """Fill every parameter of `model` in place: matrices by `init`, norms with their identity, vectors with zero.
+
+    Parts with a `reset` fill their own parameters; those with an `after_init` then change what the scheme gave.
+    """
     for path, module in model.named_modules():
         reset = getattr(module, "reset", None)
         if callable(reset):  # a part that knows its own beginning
@@ -114,3 +117,7 @@ def initialise(model: nn.Module, init: Init, num_layers: int) -> None:
                 parameter.fill_(0.0 if getattr(module, "unit_offset", False) else 1.0)
             else:
                 parameter.zero_()
+    for module in model.modules():
+        after = getattr(module, "after_init", None)
+        if callable(after):
+            after()

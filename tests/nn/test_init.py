@@ -108,6 +108,16 @@ def test_what_begins_at_zero_does_not_stay_there(attention: dict[str, Any], mlp:
     assert [name for name, p in model.named_parameters() if p.dim() > 1 and not p.grad.any()] == []
 
 
+def test_forget_gates_of_an_lstm_begin_open_in_every_scheme() -> None:
+    block = {"attention": {"kind": "lstm", "d_hidden": 3}, "mlp": {"kind": "dense", "d_ff": FF}}
+    stack = {"num_layers": 1, "block": block}
+    tree = {"kind": "encoder", "d_model": M, "vocab_size": VOCAB, "init": "xavier", "stack": stack}
+    found = dict(read(ModelSpec, tree).build().named_parameters())
+    for back in (0, 1):
+        bias = found[f"stack.blocks.0.attention.body.cells.{back}.x.bias"]
+        assert bias.tolist() == [0.0] * 3 + [1.0] * 3 + [0.0] * 6
+
+
 def test_fan_in_keeps_the_variance_through_a_projection() -> None:
     found = params({"kind": "fan_in"})
     x = torch.randn(2000, M)
