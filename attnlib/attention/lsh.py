@@ -76,6 +76,7 @@ class HashBucketsSpec(TermSpec, kind="lsh"):
     buckets: of a round, a multiple of 2; rounds: more of them find more of the near keys; seed: of the draw.
     """
 
+    approximates = True
     buckets: int = Field(default=16, ge=2, multiple_of=2)
     rounds: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)

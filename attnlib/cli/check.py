@@ -13,7 +13,9 @@ from attnlib.errors import AttnlibError, UsageError
 
 if TYPE_CHECKING:
     from attnlib.inspect.check import Finding
+    from attnlib.models.spec import ModelSpec
 
+LARGE = 500_000_000  # parameters of a model that takes minutes and gigabytes to check whole
 HELP = "invariances of configs' models: padding, batches, packing, caches, causality, backends, save and load"
 
 
@@ -55,16 +57,38 @@ def _findings(config: str, args: argparse.Namespace) -> tuple[list[str], Iterato
     from attnlib.inspect.check import check, checked_tokens, windows
 
     spec = read_model(config, args.overrides, layers=args.layers)
+    spec, cut = (spec, "") if args.layers is not None else _fewer(spec)
     if read_runtime(config, args.overrides).threads is None:
         torch.set_num_threads(1)  # rows of a few tokens: sharing them out costs more than it gives
     device, tokens = find_device(args.device), checked_tokens(spec, args.tokens)
     dtype = args.dtype or "float64"
     head = [f"{type(spec).kind} of {config}, random weights, {dtype} on {device}, {tokens} tokens"]
+    head += [cut] if cut else []
     wide = [last for last in windows(spec) if last >= tokens]
     if wide:
         reached = f"--tokens {max(wide) + 6} does"
         head.append(f"note  windows of {', '.join(map(str, wide))} are not reached by {tokens} tokens: {reached}")
     return head, check(spec, tokens=tokens, seed=args.seed, device=device, dtype=getattr(torch, dtype))
+
+
+def _fewer(spec: ModelSpec) -> tuple[ModelSpec, str]:
+    """Of a large model as few layers as show each kind of block, for more would say the same, and a note that says so."""
+    from attnlib.cli.common import shortened
+    from attnlib.models.stack import StackSpec
+    from attnlib.nn.meta import on_meta
+
+    stacks = [stack for name in type(spec).model_fields if isinstance(stack := getattr(spec, name), StackSpec)]
+    enough = max(2, *(len(stack.pattern) for stack in stacks))
+    if all(stack.num_layers <= enough for stack in stacks) or any(stack.sharing is not None for stack in stacks):
+        return spec, ""
+    with on_meta():
+        size = sum(p.numel() for p in spec.build().parameters())
+    if size <= LARGE:
+        return spec, ""
+    most = max(stack.num_layers for stack in stacks)
+    return shortened(
+        spec, enough
+    ), f"note  {size / 1e9:.1f} G parameters: {enough} of {most} layers; --layers {most} checks all"
 
 
 def _in_a_line(config: str, args: argparse.Namespace) -> int:

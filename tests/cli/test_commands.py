@@ -379,3 +379,20 @@ def test_scripts_run_from_a_checkout_and_a_closed_pipe_is_no_error() -> None:
     closed.stdout.close()
     assert closed.wait() == 141 and closed.stderr.read() == b""
     closed.stderr.close()
+
+
+def test_check_takes_of_a_large_model_as_many_layers_as_there_are_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from attnlib.cli import check
+    from attnlib.cli.common import read_model
+
+    pattern = [
+        "model.stack.num_layers=9",
+        "model.stack.block=null",
+        "model.stack.pattern=[a, a, b]",
+        "model.stack.blocks={a: {attention: {num_heads: 2, mask: causal}}, b: {attention: {num_heads: 1, mask: causal}}}",
+    ]
+    small = read_model("tiny/gpt", pattern)
+    assert check._fewer(small) == (small, "")
+    monkeypatch.setattr(check, "LARGE", 1000)
+    cut, note = check._fewer(small)
+    assert cut.stack.num_layers == 3 and "3 of 9 layers; --layers 9 checks all" in note  # type: ignore[attr-defined]

@@ -35,6 +35,7 @@ FALLS: dict[str, list[dict[str, Any]]] = {  # each nearer than the one before
     "top_k": [{"scores": {"normaliser": {"kind": "top_k", "count": n}}} for n in (1, 8, TOKENS - 1)],
     "block_routing": [{"mask": "causal", "term": {"kind": "block_routing", "size": 4, "count": n}} for n in (1, 3, 5)],
     "window": [{"mask": ["causal", {"kind": "window", "before": n}]} for n in (0, 7, TOKENS - 2)],
+    "lsh": [{"term": {"kind": "lsh", "buckets": 4, "rounds": n}} for n in (1, 4, 12)],
     "strided": [{"mask": ["causal", {"kind": "strided", "stride": n}]} for n in (7, 15, 22)],
 }
 WHOLE: dict[str, dict[str, Any]] = {
