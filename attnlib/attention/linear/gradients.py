@@ -9,14 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attnlib.attention.linear.chunks import Cut, Found, chunks
+from attnlib.attention.linear.chunks import Cut, Found
 from attnlib.attention.linear.graded import graded_backward
 from attnlib.attention.linear.steps import Steps
 
 
-def gradients(cut: Cut, state: Tensor, dy: Tensor, after: Tensor, steps: Steps) -> tuple[Steps, Tensor]:
+def gradients(cut: Cut, found: Found, dy: Tensor, after: Tensor, steps: Steps) -> tuple[Steps, Tensor]:
     """Of the steps that were cut and of the state before, from those of y [B, G, R, T, E] and of the state after."""
-    found, _ = chunks(cut, state)
     size, tokens, queries = cut.k.shape[3], steps.k.shape[2], steps.q.shape[2]
     dy = torch.nn.functional.pad(dy, (0, 0, 0, -tokens % size)).unflatten(3, (-1, size)).transpose(2, 3)
     rows = dy.flatten(3, 4)  # [B, G, N, R C, E]

@@ -5,7 +5,8 @@ u_t = v_t                                      plain, with or without decay
 u_t = beta_t (v_t - (exp(g_t) S_{t-1})^T k_t)  the delta rule (Widrow & Hoff 1960, Schlag et al. 2021, arXiv:2102.11174)
 
 g is nothing, a scalar a head or a vector over the channels of k. Long texts go segment by segment, a few chunks each, so
-that what is found on the way stays small; of it only the states between segments are kept for the backward.
+that what is found on the way stays small; of it only the states between segments are kept for the backward, or all where
+one segment is the whole.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from attnlib.attention.linear.chunks import Cut, chunks, outputs
+from attnlib.attention.linear.chunks import Cut, Found, chunks, outputs
 from attnlib.attention.linear.gradients import gradients
 from attnlib.attention.linear.steps import Steps
 
@@ -53,7 +54,7 @@ def scan(
         return _Scan.apply(plan, state, *steps)  # type: ignore[no-any-return, no-untyped-call]
     parts = []
     for place in plan.segments:
-        y, state = plan.run(steps.part(*place), place, state)
+        y, state, _ = plan.run(steps.part(*place), place, state)
         parts.append(y)
     assert state is not None
     return parts[0] if len(parts) == 1 else torch.cat(parts, 3), state
@@ -107,46 +108,48 @@ class _Plan(NamedTuple):
             runs = runs - self.runs[:, first - 1 : first]  # text 0 is the one that the state is of
         return Cut.of(steps, runs, self.chunk)
 
-    def run(self, steps: Steps, place: Place, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """y of a segment, and the state after it."""
+    def run(self, steps: Steps, place: Place, state: Tensor | None) -> tuple[Tensor, Tensor, Found]:
+        """y of a segment, the state after it, and what was found on the way."""
         steps = steps if self.made is None else self.made(steps)
         cut = self.cut(steps, place)
         found, state = chunks(cut, _nothing(steps) if state is None else state)
-        return outputs(cut, found)[:, :, :, : place[1]], state
+        return outputs(cut, found)[:, :, :, : place[1]], state, found
 
     def back(
-        self, steps: Steps, place: Place, state: Tensor | None, dy: Tensor, after: Tensor
+        self, steps: Steps, place: Place, before: Tensor | None, found: Found | None, dy: Tensor, after: Tensor
     ) -> tuple[list[Tensor | None], Tensor]:
         """The gradients of the steps of a segment, as they were given, and of the state before it."""
+        leaves = made = steps
+        if self.made is not None:
+            with torch.enable_grad():
+                leaves = Steps(*(t if t is None else t.detach().requires_grad_() for t in steps))  # type: ignore[arg-type]
+                made = self.made(leaves)
+        plain = Steps(*(t if t is None else t.detach() for t in made))  # type: ignore[arg-type]
+        cut = self.cut(plain, place)
+        if found is None:
+            found, _ = chunks(cut, _nothing(plain) if before is None else before)
+        grads, state = gradients(cut, found, dy, after, plain)
         if self.made is None:
-            state = _nothing(steps) if state is None else state
-            found, before = gradients(self.cut(steps, place), state, dy, after, steps)
-            return list(found), before
-        with torch.enable_grad():
-            leaves = Steps(*(t if t is None else t.detach().requires_grad_() for t in steps))  # type: ignore[arg-type]
-            kept = self.made(leaves)
-        plain = Steps(*(t if t is None else t.detach() for t in kept))  # type: ignore[arg-type]
-        state = _nothing(plain) if state is None else state
-        found, before = gradients(self.cut(plain, place), state, dy, after, plain)
-        pairs = [(t, grad) for t, grad in zip(kept, found) if t is not None]
+            return list(grads), state
+        pairs = [(t, grad) for t, grad in zip(made, grads) if t is not None]
         given = iter(torch.autograd.grad([t for t, _ in pairs], [t for t in leaves if t is not None], [g for _, g in pairs]))
-        return [None if t is None else next(given) for t in leaves], before
+        return [None if t is None else next(given) for t in leaves], state
 
 
 class _Scan(torch.autograd.Function):
-    """Keeps the steps and the state before each segment; the rest is found again in the backward."""
+    """Keeps the steps and the state before each segment; the rest is found again in the backward, unless there is one."""
 
     @staticmethod
     def forward(ctx: Any, plan: _Plan, state: Tensor | None, *given: Tensor | None) -> tuple[Tensor, Tensor]:
-        steps, y, states = Steps(*given), None, []  # type: ignore[arg-type]
+        steps, y, states, found = Steps(*given), None, [], None  # type: ignore[arg-type]
         for first, count in plan.segments:
             states.append(state)
-            part, state = plan.run(steps.part(first, count), (first, count), state)
+            part, state, found = plan.run(steps.part(first, count), (first, count), state)
             if y is None:  # heads side by side, as the projection after them reads them
                 batch, groups, readers, _, width = part.shape
                 y = part.new_empty(batch, steps.k.shape[2], groups, readers, width).permute(0, 2, 3, 1, 4)
             y[:, :, :, first : first + count] = part
-        ctx.plan = plan
+        ctx.plan, ctx.found = plan, found if len(states) == 1 else None
         ctx.save_for_backward(*given, *states)
         assert y is not None and state is not None
         return y, state
@@ -157,8 +160,8 @@ class _Scan(torch.autograd.Function):
         steps, states = Steps(*ctx.saved_tensors[:5]), ctx.saved_tensors[5:]
         grads = Steps(*(None if t is None else torch.empty_like(t) for t in steps))  # type: ignore[arg-type]
         for place, state in reversed(list(zip(ctx.plan.segments, states))):
-            found, after = ctx.plan.back(steps.part(*place), place, state, dy.narrow(3, *place), after)
-            for whole, part in zip(grads.part(*place), found):
+            parts, after = ctx.plan.back(steps.part(*place), place, state, ctx.found, dy.narrow(3, *place), after)
+            for whole, part in zip(grads.part(*place), parts):
                 if whole is not None and part is not None:
                     whole.copy_(part)
         return None, None if states[0] is None else after, *grads
