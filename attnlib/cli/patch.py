@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _target(args: argparse.Namespace, model: Any) -> str | None:
     """--target, of an answer given: the kind that the head is for, one target of it."""
-    from attnlib.inspect.targets import kinds_for
+    from attnlib.inspect.target_names import kinds_for
 
     kind = args.target or next((kind for kind in kinds_for(model) if kind != "written"), None)
     return kind if args.answer is None or kind is None else f"{kind}={args.answer}"

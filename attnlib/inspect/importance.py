@@ -20,7 +20,8 @@ from attnlib.inspect.explanations.why import ask
 from attnlib.inspect.question import Question
 from attnlib.inspect.reading import Reading
 from attnlib.inspect.sites import Look, sites, watching
-from attnlib.inspect.targets import TokenTarget, kinds_for
+from attnlib.inspect.target_names import kinds_for
+from attnlib.inspect.targets import TokenTarget
 
 if TYPE_CHECKING:
     from attnlib.text.tokenizer import Tokenizer
@@ -149,5 +150,3 @@ def _ablations(questions: Sequence[Question], paths: dict[str, int], mean: float
             with ablated(questions[0].model, f"{path}.{head}"):
                 grown.append(mean_loss(questions) - mean)
         yield path, np.array(grown)
-
-

@@ -16,7 +16,7 @@ from attnlib.generate.prompts import evaluating
 from attnlib.inspect.question import Question
 from attnlib.inspect.recording import record
 from attnlib.inspect.sites import Site, sites, sites_named, stacks
-from attnlib.inspect.targets import answer_names
+from attnlib.inspect.target_names import answer_names
 
 if TYPE_CHECKING:
     from attnlib.text.tokenizer import Tokenizer

@@ -57,7 +57,7 @@ def see(
     exact:   of a long text, the heads whose 16 largest targets of every query go along, such as "decoder.3.self.5"; by
              default some whose targets tell most of what they do, one of each kind of attention at least.
     rows:    of a long text, the queries whose weights go along in full: of the `exact` heads, or of all.
-    methods: explanations that go along, of the answer that `about` names as `attnlib.inspect.targets` says.
+    methods: explanations that go along, of the answer that `about` names as `attnlib.inspect.target_names` says.
 
     Texts whose maps have more than 4 million cells are recorded as tiles, without the map; others get a head report too.
     Raises UsageError or LayoutError for a text that does not fit, for heads, rows and answers that there are not.

@@ -14,7 +14,7 @@ from attnlib.inspect.explanations.method import Method, find_method
 from attnlib.inspect.explanations.result import Explanation
 from attnlib.inspect.question import Question
 from attnlib.inspect.reading import Reading
-from attnlib.inspect.targets import find_targets
+from attnlib.inspect.target_names import find_targets
 
 if TYPE_CHECKING:
     from attnlib.text.tokenizer import Tokenizer
@@ -31,7 +31,7 @@ def ask(
     written: str | Sequence[int] = (),
     new_tokens: int = 16,
 ) -> Question:
-    """The question that a target named in words puts to a model. See `attnlib.inspect.targets` for the words.
+    """The question that a target named in words puts to a model. See `attnlib.inspect.target_names` for the words.
 
     written: text or ids that go on after the reading; else the model writes up to `new_tokens` where the target needs it.
     """
