@@ -243,7 +243,7 @@ def record(
     options = (Summaries() if summaries else None) if isinstance(summaries, bool | None) else summaries
     if options is not None and not isinstance(options, Reduction):
         raise UsageError("summaries", f"{options!r:.40}", "wish True, or what to sum up, such as Summaries(windows=(8, 64))")
-    source = options is not None and len(stacks(model)) > 1
+    source = len(stacks(model)) > 1  # refuses blocks that read a text by segments, also without summaries
     seen = Recording(chosen, weights=weights, rows=rows, dtype=dtype, summaries=options, source=source)
     with ExitStack() as stack:
         for site in sites_named(model, "*" if activations is True else activations) if activations else ():
