@@ -157,7 +157,8 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, after: Tensor) -> tuple[Tensor | None, ...]:
-        steps, states = Steps(*ctx.saved_tensors[:5]), ctx.saved_tensors[5:]
+        saved = ctx.saved_tensors  # once: a checkpoint makes them again where they are asked for
+        steps, states = Steps(*saved[:5]), saved[5:]
         grads = Steps(*(None if t is None else torch.empty_like(t) for t in steps))  # type: ignore[arg-type]
         for place, state in reversed(list(zip(ctx.plan.segments, states))):
             parts, after = ctx.plan.back(steps.part(*place), place, state, ctx.found, dy.narrow(3, *place), after)
