@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LARGE = 1 << 17  # elements of a weight below which the choice is not worth a look
+BROAD = 1 << 20  # elements below which the kernels of many rows without an activation are equals
 MANY = 64  # rows from which a product is bound by arithmetic, as a decode step's is by memory
-MOST = 256  # rows from which more make no difference to which kernel is faster
+MOST = 256  # rows beyond which oneDNN gains nothing but the activation
 GELU = {"gelu": "none", "gelu_tanh": "tanh"}  # activations that oneDNN computes with a product, as it names them
 
 
@@ -24,7 +25,7 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear. One row or many in float32 on a CPU, without gradients, go through oneDNN where that is faster here."""
+    """F.linear. In float32 on a CPU without gradients, one row or some hundred go through oneDNN where it is faster here."""
     if _wins(x, weight):
         return _onednn(x, weight, bias)
     return F.linear(x, weight, bias)
@@ -40,7 +41,11 @@ def linear_gelu(layer: nn.Module, x: Tensor, activation: str) -> Tensor | None:
 def _wins(x: Tensor, weight: Tensor, activation: str | None = None) -> bool:
     """Whether oneDNN is to multiply: static facts, and once what a probe found for about so many rows."""
     rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
-    if not (rows >= MANY or (rows == 1 and activation is None)) or not _suits(x, weight):
+    if activation is not None:
+        sized = rows >= MANY
+    else:
+        sized = rows == 1 or (MANY <= rows <= MOST and weight.numel() >= BROAD)
+    if not sized or not _suits(x, weight):
         return False
     return onednn_is_faster(min(1 << (rows - 1).bit_length(), MOST), torch.get_num_threads(), activation)
 

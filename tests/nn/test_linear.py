@@ -17,7 +17,7 @@ def test_rows_through_either_kernel_equal_torch(
     faster: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "onednn_is_faster", lambda *asked: faster)
-    layer = Linear(600, 500)
+    layer = Linear(600, 1800)
     x = torch.randn(shape)
     with torch.no_grad():
         for bias in (layer.bias, None):
@@ -49,12 +49,17 @@ def test_gradients_flow_as_in_torch() -> None:
 def test_one_row_and_many_are_asked_of_the_machine_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[int]()
     monkeypatch.setattr(module, "onednn_is_faster", lambda rows, *rest: bool(asked.append(rows)))
-    weight = torch.randn(500, 600)
+    weight, broad = torch.randn(500, 600), torch.randn(2000, 600)
     with torch.no_grad():
-        for rows in (1, 2, module.MANY - 1, module.MANY, module.MANY + 1, 700):
+        for rows in (1, 2, module.MANY - 1, module.MANY, module.MANY + 1, module.MOST, module.MOST + 1):
+            linear(torch.randn(rows, 600), broad)
+        assert asked == [1, module.MANY, 2 * module.MANY, module.MOST]
+        asked.clear()
+        for rows in (1, module.MANY):
             linear(torch.randn(rows, 600), weight)
+        module.linear_gelu(Linear(600, 500), torch.randn(700, 600), "gelu")
         assert linear(torch.randn(0, 600), weight).shape == (0, 500)
-    assert asked == [1, module.MANY, 2 * module.MANY, module.MOST]
+    assert asked == [1, module.MOST]
 
 
 @pytest.mark.parametrize(("rows", "activation"), [(1, None), (64, None), (64, "gelu"), (64, "gelu_tanh")])
