@@ -11,6 +11,7 @@ import torch
 from mixer_gradients import gradients_hold
 from torch import Tensor, nn
 
+from attnlib.attention.linear.decay import TokenDecay
 from attnlib.attention.softmax import MixerSpec
 from attnlib.layout import Layout
 from attnlib.spec import read
@@ -270,3 +271,12 @@ def test_a_short_convolution_reads_the_tokens_before_of_the_same_text() -> None:
         wanted = sum(conv.weight[o] * x[0, t - o] for o in range(3) if t - o >= begin)
         torch.testing.assert_close(y[0, t], wanted)
     torch.testing.assert_close(tail[0], x[0, 4:6])
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 16])
+def test_no_head_begins_by_forgetting_all_or_by_writing_nothing_beside_another(heads: int) -> None:
+    with torch.no_grad():
+        step, decay = (found[0, :, 0] for found in TokenDecay(8, heads)(torch.zeros(1, 1, 8)))
+    memory = -1 / decay  # tokens until a share of 1/e is left
+    assert step.min() > 0.00099 and step.max() < 0.101
+    assert memory.min() > 9.9 and memory.max() < 63
