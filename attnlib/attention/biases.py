@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from attnlib.attention.masks import Mask
 from attnlib.layout import Coordinates, Layout
 from attnlib.spec import FieldError, Spec
-
-if TYPE_CHECKING:
-    from attnlib.attention.softmax import SoftmaxAttention
 
 
 class ScoreTerm(nn.Module):
@@ -43,6 +40,33 @@ class ScoreTerm(nn.Module):
         raise NotImplementedError
 
 
+class Rule(Protocol):
+    """What a term may ask of the rule that adds it."""
+
+    scale: float
+
+    def add(self, term: ScoreTerm) -> None: ...
+
+
+class Host(Protocol):
+    """What a term may ask of the attention that it stands in: softmax attention, as far as terms know it."""
+
+    num_heads: int
+    d_head: int
+    crosses: bool
+
+    @property
+    def mask(self) -> Mask: ...
+
+    @property
+    def rule(self) -> Rule: ...
+
+    @property
+    def q(self) -> nn.Linear: ...
+
+    def at_rest(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 class TermSpec(Spec, slot="bias"):
     """What is added to the scores.
 
@@ -60,11 +84,11 @@ class TermSpec(Spec, slot="bias"):
         """The term alone, for so many heads of this width."""
         raise NotImplementedError
 
-    def of(self, attention: SoftmaxAttention) -> ScoreTerm:
+    def of(self, attention: Host) -> ScoreTerm:
         """The term of one attention, which may read that attention's own projections."""
         return self.build(num_heads=attention.num_heads, d_head=attention.d_head)
 
-    def shared(self, attentions: Sequence[SoftmaxAttention]) -> nn.Module:
+    def shared(self, attentions: Sequence[Host]) -> nn.Module:
         """What a stack keeps of a term for all its attentions: the term itself, unless each was given one of its own."""
         return self.of(attentions[0])
 

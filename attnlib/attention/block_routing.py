@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlib.attention.biases import ScoreTerm, TermSpec, picked
+from attnlib.attention.biases import Host, ScoreTerm, TermSpec, picked
 from attnlib.attention.exact import exact
 from attnlib.attention.masks import Mask, terms
 from attnlib.attention.means import grouped_means
 from attnlib.layout import Coordinates, Layout
 from attnlib.spec import FieldError
-
-if TYPE_CHECKING:
-    from attnlib.attention.softmax import SoftmaxAttention
 
 
 class Blocks(NamedTuple):
@@ -128,11 +125,11 @@ class BlockRoutingSpec(TermSpec, kind="block_routing"):
     def build(self, *, num_heads: int, d_head: int) -> ScoreTerm:
         return BlockRouting(size=self.size, count=self.count)
 
-    def of(self, attention: SoftmaxAttention) -> ScoreTerm:
+    def of(self, attention: Host) -> ScoreTerm:
         causal = terms(attention.mask).after == 0
         return BlockRouting(size=self.size, count=self.count, causal=causal, own=not attention.crosses)
 
-    def shared(self, attentions: Sequence[SoftmaxAttention]) -> nn.Module:
+    def shared(self, attentions: Sequence[Host]) -> nn.Module:
         for attention in attentions:
             attention.rule.add(self.of(attention))
         return nn.Module()

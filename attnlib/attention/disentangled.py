@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlib.attention.biases import ScoreTerm, TermSpec, picked
+from attnlib.attention.biases import Host, ScoreTerm, TermSpec, picked
 from attnlib.layout import Coordinates
 from attnlib.nn.linear import Linear
 from attnlib.nn.norms import Norm
 from attnlib.spec import FieldError
-
-if TYPE_CHECKING:
-    from attnlib.attention.softmax import SoftmaxAttention
 
 Part = Literal["c2p", "p2c"]
 
@@ -66,7 +63,7 @@ class Disentangled(ScoreTerm):
         reach: int,
         buckets: int | None,
         parts: Sequence[Part],
-        attention: SoftmaxAttention | None = None,
+        attention: Host | None = None,
         share: bool = False,
         owner: bool = True,
     ) -> None:
@@ -162,10 +159,10 @@ class DisentangledSpec(TermSpec, kind="disentangled"):
         """The term alone, without an attention to share: over vectors as wide as all heads, by projections of its own."""
         return self._term(self._table(num_heads * d_head), num_heads=num_heads, d_head=d_head)
 
-    def of(self, attention: SoftmaxAttention) -> ScoreTerm:
+    def of(self, attention: Host) -> ScoreTerm:
         return self._of(attention, self._table(attention.q.in_features), owner=True)
 
-    def shared(self, attentions: Sequence[SoftmaxAttention]) -> nn.Module:
+    def shared(self, attentions: Sequence[Host]) -> nn.Module:
         table = self._table(attentions[0].q.in_features)
         for attention in attentions:
             attention.rule.add(self._of(attention, table, owner=False))
@@ -175,7 +172,7 @@ class DisentangledSpec(TermSpec, kind="disentangled"):
         norm = None if self.norm is None else self.norm.build(width)
         return RelativeTable(rows=2 * (self.buckets or self.max_distance), width=width, norm=norm, dropout=self.dropout)
 
-    def _of(self, attention: SoftmaxAttention, table: RelativeTable, *, owner: bool) -> Disentangled:
+    def _of(self, attention: Host, table: RelativeTable, *, owner: bool) -> Disentangled:
         heads, width = attention.num_heads, attention.d_head
         return self._term(table, num_heads=heads, d_head=width, attention=attention, share=self.share, owner=owner)
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from attnlib.attention.biases import ScoreTerm, TermSpec, cut
+from attnlib.attention.biases import Host, ScoreTerm, TermSpec, cut
 from attnlib.attention.exact import exact
 from attnlib.layout import Coordinates
-
-if TYPE_CHECKING:
-    from attnlib.attention.softmax import SoftmaxAttention
 
 
 class HashBuckets(ScoreTerm):
@@ -84,6 +79,6 @@ class HashBucketsSpec(TermSpec, kind="lsh"):
     def build(self, *, num_heads: int, d_head: int) -> ScoreTerm:
         return HashBuckets(d_head=d_head, buckets=self.buckets, rounds=self.rounds, seed=self.seed)
 
-    def of(self, attention: SoftmaxAttention) -> ScoreTerm:
+    def of(self, attention: Host) -> ScoreTerm:
         return HashBuckets(d_head=attention.d_head, buckets=self.buckets, rounds=self.rounds, seed=self.seed,
                            own=not attention.crosses)  # fmt: skip

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnlib.attention.biases import ScoreTerm, TermSpec, cut, picked
+from attnlib.attention.biases import Host, Rule, ScoreTerm, TermSpec, cut, picked
 from attnlib.layout import Coordinates
 from attnlib.nn.embeddings import sinusoids
 from attnlib.nn.linear import Linear
-
-if TYPE_CHECKING:
-    from attnlib.attention.softmax import SoftmaxAttention
 
 
 class TransformerXL(ScoreTerm):
@@ -35,7 +30,7 @@ class TransformerXL(ScoreTerm):
         for bias in (self.u, self.v):
             nn.init.normal_(bias, std=0.02)
         self.r = Linear(width, num_heads * d_head, bias=False)
-        self.rule: tuple[nn.Module, ...] = ()  # a tuple: saved where it stands
+        self.rule: tuple[Rule, ...] = ()  # a tuple: saved where it stands
 
     def tensors(self, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
         """(q + v) . W R [B, H, Q, distances] and u . k [B, H, K, 1], scaled."""
@@ -72,12 +67,10 @@ class TransformerXLSpec(TermSpec, kind="transformer_xl"):
         """The term alone: sinusoids as wide as all heads."""
         return self._term(num_heads, d_head, num_heads * d_head)
 
-    def of(self, attention: SoftmaxAttention) -> ScoreTerm:
+    def of(self, attention: Host) -> ScoreTerm:
         term = self._term(attention.num_heads, attention.d_head, attention.q.in_features)
         term.rule = (attention.rule,)
         return term
 
     def _term(self, heads: int, d_head: int, width: int) -> TransformerXL:
-        return TransformerXL(
-            num_heads=heads, d_head=d_head, width=width, max_distance=self.max_distance, both=self.both
-        )
+        return TransformerXL(num_heads=heads, d_head=d_head, width=width, max_distance=self.max_distance, both=self.both)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attnlib.errors import DataError, UsageError
 from attnlib.text.files import read_text
 from attnlib.text.sandbox import rendered
 from attnlib.text.settings import name_of, settings_of
-
-if TYPE_CHECKING:
-    from attnlib.text.tokenizer import Tokenizer
 
 FILE, KEY = "chat_template.jinja", "chat_template"
 SPELT = "\ufdd0"  # before the name of a special token that is meant; a noncharacter, never part of real text
@@ -40,26 +37,27 @@ class ChatTemplate:
         asked = {"messages": _checked(messages), "tools": tools, "documents": None, **self.names, **more}
         return rendered(self.source, {**asked, "add_generation_prompt": add_generation_prompt})
 
-    def ids(self, tokenizer: Tokenizer, messages: Messages, **options: Any) -> list[int]:
-        """The tokens of a talk. Special tokens are those that the template writes; a name in a message is text."""
-        name = re.compile("|".join(re.escape(n) for n in sorted(tokenizer.special_names.values(), key=len, reverse=True)))
-        if not name.pattern:
-            return tokenizer.encode_spelt(self.render(messages, **options))
+    def spelt(self, messages: Messages, specials: Collection[str], **options: Any) -> str:
+        """The text of a talk, SPELT before each of the special names that the template writes; one in a message is text."""
+        if not specials:
+            return self.render(messages, **options)
+        name = re.compile("|".join(re.escape(one) for one in sorted(specials, key=len, reverse=True)))
         broken = {key: _marked(value, name) for key, value in options.items()}
         text = self.render([_marked(message, name) for message in messages], **broken)
-        return tokenizer.encode_spelt(name.sub(lambda found: SPELT + found[0], text).replace(_BROKEN, ""))
+        return name.sub(lambda found: SPELT + found[0], text).replace(_BROKEN, "")
 
 
-def chat_template_of(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """That of chat_template.jinja or, before such files, of tokenizer_config.json; None where there is none."""
+def chat_template_of(folder: Path, roles: Mapping[str, str]) -> ChatTemplate | None:
+    """That of chat_template.jinja or, before such files, of tokenizer_config.json; None where there is none.
+
+    roles: the special tokens as templates call them (bos_token, ...), where no settings tell them.
+    """
     settings = settings_of(folder)
     found = read_text(folder / FILE) if (folder / FILE).exists() else _default(settings.get(KEY), folder)
     if found is None:
         return None
-    roles = {f"{role}_token": getattr(tokenizer, f"{role}_id") for role in ("pad", "bos", "eos", "sep", "mask", "unk")}
     told = {key: name for key, value in settings.items() if key.endswith("_token") and (name := name_of(value)) is not None}
-    names = {key: tokenizer.special_names[i] for key, i in roles.items() if not settings and i in tokenizer.special_names}
-    return ChatTemplate(found, {**names, **told})
+    return ChatTemplate(found, {**({} if settings else roles), **told})
 
 
 def _default(told: Any, folder: Path) -> str | None:

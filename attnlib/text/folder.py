@@ -21,7 +21,9 @@ def tokenizer_of(folder: str | Path) -> Tokenizer:
     """
     folder = Path(folder)
     found = _tokenizer_of(folder)
-    found.chat_template = chat_template_of(folder, found)
+    ids = {f"{role}_token": getattr(found, f"{role}_id") for role in ("pad", "bos", "eos", "sep", "mask", "unk")}
+    names = {role: found.special_names[i] for role, i in ids.items() if i in found.special_names}
+    found.chat_template = chat_template_of(folder, names)
     return found
 
 

@@ -134,7 +134,7 @@ class Tokenizer(ABC):
         if self.chat_template is None:
             raise UsageError("tokenizer", "has no chat template", "wish a folder with chat_template.jinja",
                              "a plain text needs none: attnlib generate")  # fmt: skip
-        return self.chat_template.ids(self, messages, **options)
+        return self.encode_spelt(self.chat_template.spelt(messages, set(self.special_names.values()), **options))
 
     @cached_property
     def pair(self) -> Frame:
