@@ -10,7 +10,17 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from attnlib.attention.backends.protocol import AttentionCall, Backend
-from attnlib.attention.backends.reference import Bound, exact, group, mix, normalise, products, ungroup
+from attnlib.attention.backends.reference import (
+    Bound,
+    edges_of,
+    exact,
+    group,
+    mix,
+    normalise,
+    products,
+    softmax_in_place,
+    ungroup,
+)
 from attnlib.attention.visibility import Columns
 
 
@@ -38,7 +48,7 @@ class Chunked(Backend):
 
     def blocks(self, q: Tensor, k: Tensor, call: AttentionCall) -> list[tuple[slice, Columns]]:
         """Blocks of queries, each with the keys it looks at."""
-        size = max(16, min(128, self.tile // max(k.shape[2], 1)))
+        size = max(16, min(64, self.tile // max(k.shape[2], 1)))
         rows = [slice(first, min(first + size, q.shape[2])) for first in range(0, q.shape[2], size)]
         return [(part, call.visibility.keys_of(part)) for part in rows]
 
@@ -125,20 +135,38 @@ def _block_backward(
     dq, dk, dv = grads
     groups, scale, dtype = k.shape[1], blocks.call.rule.scale, dq.dtype
     q_rows, k_part, v_part, d_out = q[:, :, rows], k[:, :, keys], v[:, :, keys], grad[:, :, rows].to(dtype)
-    scores = products(q_rows, k_part, scale).detach().requires_grad_()
-    with torch.enable_grad():
-        probabilities = blocks.weights(scores, bound, rows, keys)
     d_grouped = group(d_out, groups)
     d_weights = ungroup(d_grouped @ v_part.to(dtype).transpose(-1, -2), q.shape[1])
-    found = torch.autograd.grad(probabilities, [scores, *wanted], d_weights, allow_unused=True)
-    for total, part in zip(sums, found[1:]):
+    scores = products(q_rows, k_part, scale)
+    probabilities, d_found, found = _through(blocks, scores, d_weights, bound, wanted, rows, keys)
+    for total, part in zip(sums, found):
         if part is not None:
             total += part
-    d_scores = group(found[0], groups)
+    d_scores = group(d_found, groups)
     dq[:, :, rows] = ungroup((d_scores @ k_part.to(dtype)).mul_(scale), q.shape[1])
     turned = d_scores.flatten(0, 1).transpose(-1, -2)  # [B*G, K, H/G * Q]
     _add(dk, keys, turned, group(q_rows, groups).flatten(0, 1).to(dtype), scale)
     _add(dv, keys, group(probabilities.detach(), groups).flatten(0, 1).transpose(-1, -2), d_grouped.flatten(0, 1))
+
+
+def _through(
+    blocks: RowBlocks, scores: Tensor, grad: Tensor, bound: Bound, wanted: list[Tensor], rows: slice, keys: Columns
+) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
+    """A block's weights, and from their gradient that of its scores and of what is learned; the scores are used up."""
+    edges = None if blocks.call.dropout else edges_of(blocks.call, rows, keys)
+    if edges is None:
+        scores.requires_grad_()
+        with torch.enable_grad():
+            weights = blocks.weights(scores, bound, rows, keys)
+        d_scores, *found = torch.autograd.grad(weights, [scores, *wanted], grad, allow_unused=True)
+        return weights, d_scores, found
+    with torch.enable_grad():
+        added = blocks.call.added(bound, rows, keys)
+    weights = softmax_in_place(scores, None if added is None else added.detach(), blocks.call, rows, keys, edges)
+    d_scores = torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
+    if added is None or not added.requires_grad:
+        return weights, d_scores, []
+    return weights, d_scores, torch.autograd.grad(added, wanted, d_scores.sum_to_size(added.shape), allow_unused=True)
 
 
 def _add(total: Tensor, keys: Columns, a: Tensor, b: Tensor, scale: float = 1.0) -> None:

@@ -126,18 +126,23 @@ def diagonals(line: Tensor, rows: int) -> Tensor:
 
 
 class _Diagonals(torch.autograd.Function):
-    """A strided view forward, a sum over skewed rows backward: far cheaper than indexing each pair."""
+    """One copy forward; backward a sum over the rows, each skewed by one more: far cheaper than indexing each pair."""
 
     @staticmethod
     def forward(ctx: Any, line: Tensor, rows: int) -> Tensor:
-        ctx.rows = rows
-        columns = line.shape[-1] - rows + 1
-        # row r of the skewed buffer starts at rows-1-r: the last window first, then flipped
-        return line.unfold(-1, columns, 1).flip(-2)
+        windows = line.unfold(-1, line.shape[-1] - rows + 1, 1)  # row r is the window that starts at rows - 1 - r
+        return windows.index_select(-2, torch.arange(rows - 1, -1, -1, device=line.device))  # flip would turn the layout
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         rows, columns = grad.shape[-2:]
-        padded = torch.nn.functional.pad(grad.flip(-2), (0, rows))  # [..., R, K + R]
-        skewed = padded.flatten(-2)[..., : rows * (columns + rows - 1)]
-        return skewed.unflatten(-1, (rows, columns + rows - 1)).sum(-2), None
+        if rows == 1:
+            return grad[..., 0, :], None
+        width = columns + rows - 1
+        skewed = grad.new_empty(*grad.shape[:-2], rows * width)
+        # cell (r, c) belongs to place rows - 1 - r + c of row r: where it stands if rows are a place shorter and begin later
+        cells = skewed[..., rows - 1 : -1].unflatten(-1, (rows, width - 1))
+        cells[..., :columns] = grad
+        for gap in (cells[..., columns:], skewed[..., : rows - 1], skewed[..., -1:]):
+            gap.zero_()
+        return skewed.unflatten(-1, (rows, width)).sum(-2), None

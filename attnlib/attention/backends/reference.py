@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from attnlib.attention.backends.protocol import AttentionCall, Backend
 from attnlib.attention.scores import Softmax
-from attnlib.attention.visibility import Columns, Visibility
+from attnlib.attention.visibility import Columns
 
 Bound = list[tuple[Tensor, ...]]
 
@@ -44,6 +44,11 @@ def products(q: Tensor, k: Tensor, scale: float) -> Tensor:
 def normalise(scores: Tensor, call: AttentionCall, bound: Bound, rows: slice, keys: Columns) -> Tensor:
     """Scaled products of a tile [B, H, Q, K] -> its weights: terms, softcap, mask, normaliser."""
     added = call.added(bound, rows, keys)
+    learns = scores.requires_grad or (added is not None and added.requires_grad)
+    if not learns and not torch.compiler.is_compiling():
+        edges = edges_of(call, rows, keys)
+        if edges is not None:
+            return softmax_in_place(scores, added, call, rows, keys, edges)
     if added is not None:
         scores = scores + added
     never = None
@@ -52,11 +57,6 @@ def normalise(scores: Tensor, call: AttentionCall, bound: Bound, rows: slice, ke
         scores = scores.masked_fill(never, 0.0)
     if call.rule.softcap is not None:
         scores = call.rule.softcap * torch.tanh(scores / call.rule.softcap)
-    plain = never is None and type(call.rule.normaliser) is Softmax and not scores.requires_grad
-    if plain and isinstance(keys, slice) and not torch.compiler.is_compiling():
-        edges = call.visibility.edges_of(rows, keys)
-        if edges is not None:
-            return _within(scores, call.visibility, rows, keys, edges)
     visible = call.visibility.dense(rows, keys)
     if never is not None:
         visible = ~never if visible is None else visible & ~never
@@ -64,8 +64,22 @@ def normalise(scores: Tensor, call: AttentionCall, bound: Bound, rows: slice, ke
     return result
 
 
-def _within(scores: Tensor, sight: Visibility, rows: slice, keys: slice, edges: tuple[slice, ...]) -> Tensor:
-    """The softmax of scores, in their place, that are masked at the edges only, each row seeing a key."""
+def edges_of(call: AttentionCall, rows: slice, keys: Columns) -> tuple[slice, ...] | None:
+    """Static: where a tile's weights are the softmax of its scores but for a mask at its edges, those columns; else None."""
+    rule = call.rule
+    if rule.softcap is not None or type(rule.normaliser) is not Softmax or not all(term.bounded for term in call.terms):
+        return None
+    return call.visibility.edges_of(rows, keys) if isinstance(keys, slice) else None
+
+
+def softmax_in_place(
+    scores: Tensor, added: Tensor | None, call: AttentionCall, rows: slice, keys: Columns, edges: tuple[slice, ...]
+) -> Tensor:
+    """The weights of such a tile, in the place of its scores; nothing is recorded for a backward."""
+    assert isinstance(keys, slice)
+    if added is not None:
+        scores = scores.add_(added) if added.dtype == scores.dtype else scores + added
+    sight = call.visibility
     begin = keys.indices(sight.k.tokens)[0]
     for part in edges:
         hidden = sight.addend(rows, part, scores.dtype)
