@@ -263,6 +263,11 @@ def test_views_that_a_model_has_nothing_for_have_no_tab(page: Browser) -> None:
     ]  # fmt: skip
 
 
+def test_a_page_opened_at_the_address_of_its_grid_marks_that_tab(page: Browser) -> None:
+    page.show(some_maps(1, 1), view="grid")
+    assert page.run("return document.querySelector('#tabs [aria-current]').id") == "tab-grid"
+
+
 def long_exhibit(tokens: int = 8192, side_: int = 256) -> Exhibit:
     """A text of many tokens: tiles of six heads, targets of two, a row in full."""
     text = side(" ".join(STORY * (tokens * 2 // 90))[: 2 * (tokens - 1)])

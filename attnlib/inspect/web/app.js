@@ -46,7 +46,7 @@ function route() {
   if (map && h >= 0 && h < map.shape[0]) {
     if ($("head").hidden || view.index !== index || view.h !== h) open(index, h);
   } else if (!$("head").hidden && !views[place]) close();
-  else if (current !== (views[place] ? place : "grid") || !$("head").hidden) go(views[place] ? place : "grid");
+  else if (current !== (views[place] ? place : "grid") || !$("head").hidden || !document.documentElement.dataset.view) go(views[place] ? place : "grid");
 }
 
 function relook(change = {}) {
