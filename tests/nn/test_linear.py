@@ -16,7 +16,7 @@ from attnlib.nn.linear import Linear, linear
 def test_rows_through_either_kernel_equal_torch(
     faster: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "onednn_is_faster", lambda *asked: faster)
+    monkeypatch.setattr(module, "onednn_takes", lambda *asked: 0.5 if faster else 2.0)
     layer = Linear(600, 1800)
     x = torch.randn(shape)
     with torch.no_grad():
@@ -27,7 +27,7 @@ def test_rows_through_either_kernel_equal_torch(
 
 
 def test_only_float32_inference_with_large_weights_takes_the_other_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "onednn_is_faster", lambda *asked: True)
+    monkeypatch.setattr(module, "onednn_takes", lambda *asked: 0.5)
     x, large, small = torch.randn(1, 600), torch.randn(500, 600), torch.randn(4, 600)
     with torch.no_grad():
         assert module._suits(x, large)
@@ -46,31 +46,43 @@ def test_gradients_flow_as_in_torch() -> None:
     torch.testing.assert_close(x.grad, layer.weight.detach().sum(0)[None])
 
 
-def test_one_row_and_many_are_asked_of_the_machine_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_row_some_hundred_and_more_are_asked_of_the_machine_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[int]()
-    monkeypatch.setattr(module, "onednn_is_faster", lambda rows, *rest: bool(asked.append(rows)))
-    weight, broad = torch.randn(500, 600), torch.randn(2000, 600)
+    monkeypatch.setattr(module, "onednn_takes", lambda rows, *rest: asked.append(rows) or 1.0)
+    weight, broad, more = torch.randn(500, 600), torch.randn(2000, 600), 2 * module.CACHED
     with torch.no_grad():
-        for rows in (1, 2, module.MANY - 1, module.MANY, module.MANY + 1, module.MOST, module.MOST + 1):
+        for rows in (1, 2, module.MANY - 1, module.MANY, module.MANY + 1, module.CACHED, module.CACHED + 1, 5000):
             linear(torch.randn(rows, 600), broad)
-        assert asked == [1, module.MANY, 2 * module.MANY, module.MOST]
+        assert asked == [1, module.MANY, 2 * module.MANY, module.CACHED, more, more]
         asked.clear()
         for rows in (1, module.MANY):
             linear(torch.randn(rows, 600), weight)
         module.linear_gelu(Linear(600, 500), torch.randn(700, 600), "gelu")
         assert linear(torch.randn(0, 600), weight).shape == (0, 500)
-    assert asked == [1, module.MOST]
+    assert asked == [1, more, module.CACHED]
 
 
-@pytest.mark.parametrize(("rows", "activation"), [(1, None), (64, None), (64, "gelu"), (64, "gelu_tanh")])
+@pytest.mark.parametrize(
+    ("rows", "time", "taken"),
+    [(1, 0.9, True), (1, 1.0, False), (100, 1.0, True), (100, 1.1, False), (300, 0.9, False), (300, 0.5, True)],
+)
+def test_one_row_asks_for_a_gain_some_hundred_for_no_loss_and_more_for_a_large_gain(
+    rows: int, time: float, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "onednn_takes", lambda *asked: time)
+    with torch.no_grad():
+        assert module._wins(torch.randn(rows, 600), torch.randn(2000, 600)) is taken
+
+
+@pytest.mark.parametrize(("rows", "activation"), [(1, None), (64, None), (512, None), (64, "gelu"), (64, "gelu_tanh")])
 def test_the_machine_gives_an_answer(rows: int, activation: str | None) -> None:
-    assert module.onednn_is_faster(rows, 1, activation) in (True, False)
+    assert 0 < module.onednn_takes(rows, 1, activation) < 100
 
 
 @pytest.mark.parametrize("activation", list(module.GELU))
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_gelu_with_its_product_equals_one_after_it(activation: str, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "onednn_is_faster", lambda *asked: True)
+    monkeypatch.setattr(module, "onednn_takes", lambda *asked: 0.5)
     layer, x = Linear(600, 500, bias=bias), 3 * torch.randn(2, 40, 600)
     with torch.no_grad():
         found = module.linear_gelu(layer, x, activation)
@@ -82,10 +94,10 @@ def test_a_gelu_with_its_product_equals_one_after_it(activation: str, bias: bool
 
 def test_two_steps_where_one_is_slower_unknown_or_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x, seen = Linear(600, 500), torch.randn(80, 600), list[torch.Tensor]()
-    monkeypatch.setattr(module, "onednn_is_faster", lambda *asked: False)
+    monkeypatch.setattr(module, "onednn_takes", lambda *asked: 2.0)
     with torch.no_grad():
         assert module.linear_gelu(layer, x, "gelu") is None
-        monkeypatch.setattr(module, "onednn_is_faster", lambda *asked: True)
+        monkeypatch.setattr(module, "onednn_takes", lambda *asked: 0.5)
         assert module.linear_gelu(layer, x, "relu") is None
         assert module.linear_gelu(layer, x[:2], "gelu") is None
         assert module.linear_gelu(torch.nn.Linear(600, 500), x, "gelu") is None
