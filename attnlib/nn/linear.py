@@ -40,25 +40,26 @@ def linear_gelu(layer: nn.Module, x: Tensor, activation: str) -> Tensor | None:
 def _wins(x: Tensor, weight: Tensor, activation: str | None = None) -> bool:
     """Whether oneDNN is to multiply: static facts, and once what a probe found for about so many rows.
 
-    Where both are near equals the answer must not hang on the moment, so that processes agree to the bit: there the limits
-    lie far from what was measured. On AMD torch's products take twice the time of oneDNN's, on Intel the same.
+    Near equals would be told apart by the moment, and processes must agree to the bit: so some hundred rows go through it
+    unless it is slower, and more only where torch's product takes far longer, on AMD twice as long and on Intel as long.
     """
-    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
-    about = min(1 << (rows - 1).bit_length(), CACHED)
-    if rows == 1 and activation is None:
-        most = CLEARLY
-    elif rows < MANY:
+    if torch.compiler.is_compiling():  # asked first: a graph must not hang on the number of rows
         return False
+    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
+    if (rows < MANY and (rows != 1 or activation is not None)) or not _suits(x, weight):
+        return False
+    if rows == 1:
+        about, most = 1, CLEARLY
     elif activation is not None or (rows <= CACHED and weight.numel() >= BROAD):
-        most = NO_SLOWER
+        about, most = min(1 << (rows - 1).bit_length(), CACHED), NO_SLOWER
     else:
         about, most = 2 * CACHED, BY_MUCH
-    return _suits(x, weight) and onednn_takes(about, torch.get_num_threads(), activation) < most
+    return onednn_takes(about, torch.get_num_threads(), activation) < most
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
     """Static facts."""
-    if weight.numel() < LARGE or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if weight.numel() < LARGE or torch.is_grad_enabled():
         return False
     plain = type(weight) in (Tensor, nn.Parameter) and weight.device.type == "cpu" and weight.is_contiguous()
     return plain and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
@@ -74,11 +75,12 @@ def onednn_takes(rows: int, threads: int, activation: str | None = None) -> floa
     """oneDNN's time over torch's for a product of so many rows, with its activation in one kernel: measured, once."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return math.inf
-    shapes = [(3072, 768)]
-    if rows > CACHED:
+    if rows == 1:
+        shapes = [(3072, 768)] * 4  # beyond the caches, as in decoding
+    elif rows > CACHED:
         shapes = [(768, 768)]
-    elif activation is None:
-        shapes = shapes * 4 if rows == 1 else [*shapes, (768, 3072)]  # of one row beyond the caches, as in decoding
+    else:
+        shapes = [(3072, 768)] if activation else [(3072, 768), (768, 3072)]
     work = [(torch.zeros(rows, shape[1]), torch.zeros(shape), torch.zeros(shape[0])) for shape in shapes]
 
     def torchs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -93,4 +95,5 @@ def onednn_takes(rows: int, threads: int, activation: str | None = None) -> floa
 
     # in turns, so that a slow moment of the machine meets both; the least of each counts
     turns = [(spent(lambda x, w, b: _onednn(x, w, b, activation)), spent(torchs)) for _ in range(4)]
-    return min(ours for ours, _ in turns) / min(theirs for _, theirs in turns)
+    ours, theirs = (min(times) for times in zip(*turns, strict=True))
+    return ours / theirs if theirs else math.inf  # 0: a clock too coarse to tell

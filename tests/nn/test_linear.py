@@ -74,6 +74,23 @@ def test_one_row_asks_for_a_gain_some_hundred_for_no_loss_and_more_for_a_large_g
         assert module._wins(torch.randn(rows, 600), torch.randn(2000, 600)) is taken
 
 
+def test_compiled_once_for_any_number_of_rows() -> None:
+    graphs = list[torch.fx.GraphModule]()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    layer = Linear(600, 2000)
+    compiled = torch.compile(layer, backend=backend, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for rows in (2, 70, 90, 300, 5000):
+            x = torch.randn(rows, 600)
+            torch.testing.assert_close(compiled(x), F.linear(x, layer.weight, layer.bias))
+    assert len(graphs) == 1
+
+
 @pytest.mark.parametrize(("rows", "activation"), [(1, None), (64, None), (512, None), (64, "gelu"), (64, "gelu_tanh")])
 def test_the_machine_gives_an_answer(rows: int, activation: str | None) -> None:
     assert 0 < module.onednn_takes(rows, 1, activation) < 100
