@@ -96,6 +96,11 @@ def test_the_machine_gives_an_answer(rows: int, activation: str | None) -> None:
     assert 0 < module.onednn_takes(rows, 1, activation) < 100
 
 
+def test_a_clock_too_coarse_to_tell_chooses_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "process_time", lambda: 0.0)
+    assert module.onednn_takes.__wrapped__(64, 1) == float("inf")
+
+
 @pytest.mark.parametrize("activation", list(module.GELU))
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_gelu_with_its_product_equals_one_after_it(activation: str, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
